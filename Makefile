@@ -1,0 +1,42 @@
+# make demo   train a small Mask R-CNN from scratch on generated scenes, see its AP and its pictures
+# make test   everything that CI runs
+# TORCH_INDEX names another index for torch, for example its CPU builds (README: "The small CPU build").
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OUT    ?= runs/demo
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m minimaskrcnn demo --out $(OUT)
+
+# Shapes are checked while the tests run (jaxtyping + beartype); torch.compile and the errors of our own
+# need a process without that hook.
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -m "not slow and not unhooked"
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -q -m "unhooked and not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[plot]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info runs .pytest_cache .hypothesis .ruff_cache

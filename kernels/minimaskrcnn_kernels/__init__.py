@@ -1,0 +1,1 @@
+"""Triton kernels of minimaskrcnn's operations.  Imports torch and triton only; never minimaskrcnn."""

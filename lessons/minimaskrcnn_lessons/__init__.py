@@ -1,0 +1,1 @@
+"""Checks, explorers and figures of the lessons.  Imports minimaskrcnn; nothing imports it back."""

@@ -1,0 +1,28 @@
+"""Shared by all tests: executed shape annotations, two threads, one Hypothesis profile, the data's path."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+if os.environ.get("JAXTYPING_DISABLE") != "1":
+    # Must stand before the first import of minimaskrcnn.  Kernels are left out: triton reads their source.
+    install_import_hook("minimaskrcnn", "beartype.beartype")
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+hypothesis.settings.register_profile(
+    "default", deadline=None, derandomize=True, database=None, max_examples=50, print_blob=True
+)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def coco_real() -> Path:
+    """A folder of real COCO pictures and annotations: $COCO_REAL, or shared/coco-real beside the checkout."""
+    folder = Path(os.environ.get("COCO_REAL") or Path(__file__).parents[2] / "shared" / "coco-real")
+    if not (folder / "annotations").is_dir():
+        pytest.skip(f"no real COCO sample: set COCO_REAL (looked in {folder})")
+    return folder
