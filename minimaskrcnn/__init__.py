@@ -1,3 +1,27 @@
-"""Mask R-CNN that people can read, run, take apart and be taught by."""
+"""Mask R-CNN that people can read, run, take apart and be taught by.
+
+    import minimaskrcnn
+    model = minimaskrcnn.maskrcnn_resnet50_fpn(num_classes=91)
+
+`minimaskrcnn.ops` has the operations on their own; README lists the files in reading order.
+"""
+
+from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.presets import (
+    fasterrcnn_resnet50_fpn,
+    maskrcnn_resnet18_fpn,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet101_fpn,
+    maskrcnn_toy,
+)
 
 __version__ = "0.1.0"
+__all__ = [
+    "MaskRCNN",
+    "MaskRCNNConfig",
+    "fasterrcnn_resnet50_fpn",
+    "maskrcnn_resnet18_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet101_fpn",
+    "maskrcnn_toy",
+]

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 if os.environ.get("JAXTYPING_DISABLE") != "1":
     # Must stand before the first import of minimaskrcnn.  Kernels are left out: triton reads their source.
-    install_import_hook("minimaskrcnn", "beartype.beartype")
+    install_import_hook("minimaskrcnn", "typechecker.typechecker")
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 hypothesis.settings.register_profile(

@@ -1,0 +1,32 @@
+"""Pure functions on boxes, masks and feature maps, under torchvision's names.  `reference` holds the definitions."""
+
+from minimaskrcnn.ops.boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    masks_to_boxes,
+    remove_small_boxes,
+)
+from minimaskrcnn.ops.crop import crop_masks
+from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
+from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
+from minimaskrcnn.ops.roi_align import fpn_levels, multiscale_roi_align, roi_align
+
+__all__ = [
+    "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
+    "crop_masks",
+    "fpn_levels",
+    "masks_to_boxes",
+    "multiscale_roi_align",
+    "nms",
+    "nms_padded",
+    "paste_masks",
+    "paste_masks_rle",
+    "remove_small_boxes",
+    "roi_align",
+]

@@ -1,0 +1,192 @@
+"""Box head: what is in each proposal, and where exactly.
+
+Fast R-CNN's second stage on a pyramid (Girshick 2015; FPN, section 4.2; Mask R-CNN, figure 4 right): pooled 7×7
+features, two fully connected layers, then K + 1 class logits (0 is the background) and four deltas for each
+class.  In training it sees proposals sampled by IoU, a quarter of them objects; at test time every class of
+every proposal above a score is a candidate and NMS within each class leaves the detections.
+
+Letters: B images, K proposals, S sampled RoIs, R rows that are computed, N classes with background, D detections.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minimaskrcnn.boxes import BOX_HEAD_WEIGHTS, Weights, decode_deltas, encode_deltas
+from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.matching import gather_rows, match, sample, sampling_keys
+from minimaskrcnn.ops import nms_padded
+from minimaskrcnn.rpn import Proposals, full_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxHeadConfig:
+    """Numbers of Mask R-CNN, sections 3.1 and 4, and of Fast R-CNN where these are silent."""
+
+    pooled_size: int = 7
+    """Bins along each side (FPN, section 4.2)."""
+    hidden: int = 1024
+    """Width of the two fully connected layers (FPN, section 4.2)."""
+    rois_per_image: int = 512
+    """Sampled in training (Mask R-CNN, section 3.1, with FPN)."""
+    positive_fraction: float = 0.25
+    """At most one in four is an object (section 3.1: 1 to 3)."""
+    positive_iou: float = 0.5
+    """A RoI is an object from this IoU on and background below (section 3.1)."""
+    delta_weights: Weights = BOX_HEAD_WEIGHTS
+    smooth_l1_beta: float = 1 / 9
+    """Where the box loss turns from quadratic to linear (torchvision; detectron2 has plain L1)."""
+    score_threshold: float = 0.05
+    """Candidates have a higher score than this (Fast R-CNN's implementations)."""
+    nms_iou: float = 0.5
+    """Within a class (ibid.)."""
+    detections_per_image: int = 100
+    """The mask branch runs on these (Mask R-CNN, section 3.1, Inference)."""
+    min_size: float = 1e-2
+    """Candidates narrower than this many pixels are dropped."""
+
+
+class RoIs(NamedTuple):
+    """Proposals sampled for training; positives are in the first columns (`matching.Samples`)."""
+
+    boxes: Float[Tensor, "B S 4"]
+    gt_index: Int[Tensor, "B S"]
+    labels: Int[Tensor, "B S"]
+    valid: Bool[Tensor, "B S"]
+
+
+class Detections(NamedTuple):
+    """The best boxes of each image, best first, in pixels of the resized picture."""
+
+    boxes: Float[Tensor, "B D 4"]
+    scores: Float[Tensor, "B D"]
+    labels: Int[Tensor, "B D"]
+    valid: Bool[Tensor, "B D"]
+
+
+def rows_to_compute(valid: Bool[Tensor, "B S"]) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
+    """(image, column) of the rows a head runs on: the valid ones on the CPU, all of them on a GPU.
+
+    Dropping padding makes the CPU faster; on a GPU it would wait for the number of rows.
+    """
+    if valid.device.type == "cpu":
+        image, column = valid.nonzero(as_tuple=True)
+        return image, column
+    image = torch.arange(valid.shape[0], device=valid.device)[:, None].expand(valid.shape)
+    column = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+    return image.reshape(-1), column.reshape(-1)
+
+
+@torch.no_grad()
+def sample_rois(
+    proposals: Proposals, truth: GroundTruth, config: BoxHeadConfig, generator: torch.Generator | None
+) -> RoIs:
+    """Sample RoIs from the proposals and, so that there are always some positives, the ground truth itself."""
+    boxes = torch.cat([proposals.boxes, truth.boxes], dim=1)
+    valid = torch.cat([proposals.valid, truth.valid], dim=1)
+    matches = match(
+        truth.boxes,
+        truth.valid,
+        boxes,
+        valid,
+        positive_iou=config.positive_iou,
+        negative_iou=config.positive_iou,
+        allow_low_quality=False,
+    )
+    keys = sampling_keys(matches.label.shape, matches.label.device, generator)
+    chosen = sample(matches.label, keys, config.rois_per_image, config.positive_fraction)
+    gt_index = gather_rows(matches.index, chosen.index)
+    labels = torch.where(chosen.positive, gather_rows(truth.labels, gt_index), 0)
+    return RoIs(gather_rows(boxes, chosen.index), gt_index, labels, chosen.valid)
+
+
+def box_losses(
+    logits: Float[Tensor, "R N"],
+    deltas: Float[Tensor, "R N 4"],
+    rois: RoIs,
+    truth: GroundTruth,
+    rows: tuple[Int[Tensor, " R"], Int[Tensor, " R"]],
+    config: BoxHeadConfig,
+) -> dict[str, Float[Tensor, ""]]:
+    """Classification (cross-entropy) and box (smooth L1, objects only) loss, divided by the number of RoIs."""
+    image, column = rows
+    boxes, labels, valid = rois.boxes[rows], rois.labels[rows], rois.valid[rows]
+    number = valid.sum().clamp(min=1)
+    positive = valid & (labels > 0)
+    gt_boxes = truth.boxes[image, rois.gt_index[image, column]]
+    # Rows without an object encode a unit box against itself: a NaN there would reach the gradient through 0 · NaN.
+    unit, has_object = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), positive[:, None]
+    targets = encode_deltas(
+        torch.where(has_object, gt_boxes, unit), torch.where(has_object, boxes, unit), config.delta_weights
+    )
+    class_loss = F.cross_entropy(logits, labels, reduction="none")
+    of_label = deltas[torch.arange(len(labels), device=labels.device), labels]
+    box_loss = F.smooth_l1_loss(of_label, targets, beta=config.smooth_l1_beta, reduction="none")
+    return {
+        "loss_classifier": (class_loss * valid).sum() / number,
+        "loss_box_reg": (box_loss * has_object).sum() / number,
+    }
+
+
+def candidates(
+    scores: Float[Tensor, "B K N"], valid: Bool[Tensor, "B K"], config: BoxHeadConfig
+) -> tuple[Float[Tensor, "B M"], Int[Tensor, "B M"], Bool[Tensor, "B M"]]:
+    """(score, index into K × (N - 1), validity) of every class of every proposal above the threshold.
+
+    At most 1 / threshold classes of a proposal can pass, as its scores sum to one: M is bounded by K / threshold
+    without looking at the scores.  On the CPU M is the count itself.
+    """
+    foreground = torch.where(valid[..., None], scores[..., 1:], 0.0).flatten(1)
+    passing = foreground > config.score_threshold
+    most = foreground.shape[1]
+    if config.score_threshold > 0:
+        most = min(most, int(scores.shape[1] / config.score_threshold))
+    if scores.device.type == "cpu":
+        most = int(passing.sum(dim=1).max())
+    best, index = foreground.topk(most, dim=1)
+    return best, index, best > config.score_threshold
+
+
+@torch.no_grad()
+def detect(
+    logits: Float[Tensor, "B K N"],
+    deltas: Float[Tensor, "B K N 4"],
+    proposals: Proposals,
+    image_sizes: list[tuple[int, int]],
+    config: BoxHeadConfig,
+) -> Detections:
+    """Thresholded, moved, clipped and thinned detections from the head's output for every proposal."""
+    classes = logits.shape[-1]
+    scores, index, valid = candidates(logits.softmax(-1), proposals.valid, config)
+    row, label = index // (classes - 1), index % (classes - 1) + 1
+    image = torch.arange(len(image_sizes), device=logits.device)[:, None]
+    boxes = decode_deltas(deltas[image, row, label], proposals.boxes[image, row], config.delta_weights)
+    bounds = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])[:, None]
+    boxes = torch.minimum(boxes.clamp(min=0), bounds)
+    valid = valid & (boxes[..., 2:] - boxes[..., :2] >= config.min_size).all(dim=-1)
+    limit = min(config.detections_per_image, scores.shape[1])
+    keep, valid = nms_padded(boxes, scores, label, valid, config.nms_iou, limit)
+    return Detections(gather_rows(boxes, keep), gather_rows(scores, keep), gather_rows(label, keep), valid)
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers on pooled features, then class logits and deltas for each class."""
+
+    def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fc1 = nn.Linear(channels * config.pooled_size**2, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.hidden)
+        self.classifier = nn.Linear(config.hidden, num_classes)
+        self.deltas = nn.Linear(config.hidden, 4 * num_classes)
+
+    def forward(
+        self, pooled: Float[Tensor, "R C PH PW"]
+    ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
+        hidden = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        logits, deltas = self.classifier(hidden), self.deltas(hidden)
+        return full_precision(logits), full_precision(deltas).unflatten(1, (-1, 4))

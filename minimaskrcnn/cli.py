@@ -1,0 +1,157 @@
+"""The command line: train, evaluate, predict, demo, data, bench.
+
+Its flags are those of a run (data, preset, weights, out, steps, ...), never a model's: a variant of a model is
+made in Python with `dataclasses.replace`.  Whatever is wrong with the arguments or the files they name ends in
+one line on standard error and exit code 2.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from minimaskrcnn import commands
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+positive_int.__name__, count.__name__ = "positive whole number", "whole number"
+positive_float.__name__, fraction.__name__ = "positive number", "number from 0 to 1"
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="minimaskrcnn", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND", parser_class=Parser)
+    _add_demo(verbs.add_parser("demo", help="train on generated scenes from scratch, evaluate, draw"))
+    _add_train(verbs.add_parser("train", help="train on data in COCO's format"))
+    _add_evaluate(verbs.add_parser("evaluate", help="COCO's 12 numbers for a weights file"))
+    _add_predict(verbs.add_parser("predict", help="find objects in pictures"))
+    data = verbs.add_parser("data", help="make data")
+    kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
+    _add_toybox(kinds.add_parser("toybox", help="generated scenes, written in COCO's format"))
+    bench = verbs.add_parser("bench", help="measure speed")
+    subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
+    _add_bench_ops(subjects.add_parser("ops", help="our operations beside torchvision's"))
+    return parser
+
+
+def _add_run(parser: Parser, out: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, help=out)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+
+
+def _add_data(parser: Parser, toybox: bool) -> None:
+    layout = "folder in COCO's layout" + (", or 'toybox' for generated scenes" if toybox else "")
+    parser.add_argument("--data", metavar="DIR", help=layout)
+    parser.add_argument("--images", type=Path, help="or: any folder of pictures ...")
+    parser.add_argument("--annotations", type=Path, help="... and a JSON file in COCO's format")
+    parser.add_argument("--workers", type=count, default=0, help="processes that read pictures (default 0)")
+
+
+def _add_demo(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results")
+    parser.add_argument("--steps", type=positive_int, help="fewer for a quick look (default: the recipe's)")
+    parser.add_argument("--seed", type=count, default=0)
+    parser.set_defaults(run=commands.demo)
+
+
+def _add_train(parser: Parser) -> None:
+    _add_data(parser, toybox=True)
+    _add_run(parser, "folder of the run: checkpoints, metrics.jsonl, metrics.json, curve.png")
+    parser.add_argument("--split", help="training split of --data (default train2017 or train)")
+    parser.add_argument("--val-split", help="evaluated split of --data (default val2017 or val)")
+    parser.add_argument("--val-images", type=Path, help="evaluate on this folder ...")
+    parser.add_argument("--val-annotations", type=Path, help="... and JSON (default with --images: the same)")
+    parser.add_argument("--preset", default="maskrcnn_resnet50_fpn", help="the network and its recipe")
+    parser.add_argument("--weights", type=Path, help="start from .safetensors of ours or .pth of torchvision's")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.safetensors")
+    parser.add_argument("--steps", type=positive_int)
+    parser.add_argument("--batch-size", type=positive_int, help="rescales learning rate and steps unless given")
+    parser.add_argument("--lr", type=positive_float)
+    parser.add_argument("--optimizer", choices=["sgd", "adamw"])
+    parser.add_argument("--schedule", choices=["step", "cosine"])
+    parser.add_argument("--precision", choices=["float32", "bfloat16"])
+    parser.add_argument("--seed", type=count, default=0)
+    parser.add_argument("--eval-every", type=count, help="steps; 0 evaluates only at the end")
+    parser.add_argument("--limit", type=positive_int, help="train on the first so many pictures only")
+    parser.set_defaults(run=commands.train)
+
+
+def _add_evaluate(parser: Parser) -> None:
+    _add_data(parser, toybox=False)
+    _add_run(parser, "folder for metrics.json and results.json")
+    parser.add_argument("--split", help="split of --data (default val2017 or val)")
+    parser.add_argument("--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's")
+    parser.add_argument("--batch-size", type=positive_int, default=4)
+    parser.add_argument("--limit", type=positive_int, help="the first so many pictures only")
+    parser.set_defaults(run=commands.evaluate)
+
+
+def _add_predict(parser: Parser) -> None:
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's")
+    _add_run(parser, "folder for the drawn pictures and results.json")
+    parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest score that is drawn (default 0.5)")
+    parser.set_defaults(run=commands.predict)
+
+
+def _add_toybox(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder, in COCO's layout")
+    parser.add_argument("--train", type=positive_int, default=1200, help="scenes in split 'train'")
+    parser.add_argument("--val", type=positive_int, default=100, help="scenes in split 'val'")
+    parser.add_argument("--seed", type=count, default=0)
+    parser.set_defaults(run=commands.make_toybox)
+
+
+def _add_bench_ops(parser: Parser) -> None:
+    parser.add_argument("--repeats", type=positive_int, default=7, help="runs of which the median counts")
+    parser.set_defaults(run=commands.bench_ops)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        message = " ".join(str(error).split())
+        print(f"minimaskrcnn {options.verb}: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"minimaskrcnn {options.verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0

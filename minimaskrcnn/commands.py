@@ -1,0 +1,268 @@
+"""What each command of the command line does, in terms of the package's parts.
+
+Every function takes the parsed options of its command (`cli.py`), prints a few lines for a person, and writes its
+files under `--out`.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minimaskrcnn.bench import ops as ops_bench
+from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
+from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
+from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
+from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
+from minimaskrcnn.engine.recipes import PRESETS, Recipe, from_scratch, with_batch_size
+from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.weights import CategoryName, load_any, load_matching, read_any
+
+DEMO_TRAIN, DEMO_VAL = 1200, 100
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Generated scenes, the toy recipe from scratch, AP on held-out scenes, pictures of what it found."""
+    recipe = PRESETS["maskrcnn_toy"]
+    config = replace(recipe.training, seed=options.seed, steps=options.steps or recipe.training.steps)
+    print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
+    root = ensure_toybox(
+        options.out / "toybox",
+        train_images=DEMO_TRAIN,
+        val_images=DEMO_VAL,
+        seed=options.seed,
+        config=ToyboxConfig(),
+    )
+    dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
+    torch.manual_seed(options.seed)
+    model = MaskRCNN(recipe.config(dataset.num_classes))
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"Training maskrcnn_toy ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of "
+        f"{config.batch_size} scenes on {_describe(torch.device('cpu'))} ...",
+        flush=True,
+    )
+    began = time.perf_counter()
+    train_model(model, dataset, options.out, config, preset="maskrcnn_toy", categories=_categories(dataset))
+    minutes = (time.perf_counter() - began) / 60
+    print(f"Trained in {minutes:.1f} minutes.  Evaluating on {len(held_out)} held-out scenes ...", flush=True)
+    metrics, _ = evaluate_dataset(model, held_out)
+    _finish_training(options.out, metrics)
+    pictures = options.out / "pictures"
+    _draw_dataset(model, held_out, pictures, _names(_categories(held_out)), number=12)
+    print(f"Pictures of what it found: {pictures}, all in one: {options.out / 'predictions.png'}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a preset on data in COCO's format; evaluate on the validation data."""
+    recipe = _recipe(options.preset)
+    config = _training_config(recipe, options)
+    device = _device(options)
+    dataset, held_out = _training_data(options)
+    categories = _categories(dataset)
+    torch.manual_seed(config.seed)
+    model_config = recipe.config(dataset.num_classes)
+    if options.weights is None:
+        model_config = from_scratch(model_config)
+    model = MaskRCNN(model_config)
+    if options.weights is not None:
+        fresh = load_matching(model, read_any(options.weights))
+        heads = sorted({".".join(name.split(".")[:2]) for name in fresh})
+        print(f"Started from {options.weights}; start afresh: {', '.join(heads) or 'nothing'}.")
+    model.to(device)
+    print(
+        f"Training {options.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} "
+        f"steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {_describe(device)}.",
+        flush=True,
+    )
+    metrics = train_model(
+        model,
+        dataset,
+        options.out,
+        config,
+        preset=options.preset,
+        categories=categories,
+        workers=options.workers,
+        resume=options.resume,
+        evaluation=lambda trained: evaluate_dataset(trained, held_out, workers=options.workers)[0],
+    )
+    _finish_training(options.out, metrics)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """COCO's numbers of a weights file on a data set, and its detections as COCO results."""
+    model, categories = load_any(options.weights)
+    model.to(_device(options))
+    dataset = _limited(_open(options, "val"), options.limit)
+    known = {category.id for category in dataset.categories}
+    category_of = {c.label: c.category_id for c in categories if c.category_id in known}
+    if not category_of:
+        raise ValueError(f"{options.weights} and {dataset.annotation_file} have no category id in common")
+    metrics, results = evaluate_dataset(
+        model, dataset, category_of=category_of, batch_size=options.batch_size, workers=options.workers
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "metrics.json", metrics)
+    write_json(options.out / "results.json", results)
+    print(format_metrics(metrics))
+    print(f"Written: {options.out / 'metrics.json'}, {options.out / 'results.json'}")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Draw what a weights file finds in pictures, and write it as COCO results."""
+    model, categories = load_any(options.weights)
+    device = _device(options)
+    model.to(device)
+    category_of = {category.label: category.category_id for category in categories}
+    options.out.mkdir(parents=True, exist_ok=True)
+    image_ids = _image_ids(options.pictures)
+    results: list[dict[str, Any]] = []
+    for path, image_id in zip(options.pictures, image_ids):
+        image = read_image(path)
+        detection = _detect(model, image)
+        size = (image.shape[-2], image.shape[-1])
+        results += [{**row, "file_name": path.name} for row in to_results(detection, image_id, size, category_of)]
+        drawn = draw_detections(image, detection, _names(categories), options.threshold)
+        target = options.out / f"{path.stem}.png"
+        drawn.save(target)
+        shown = int((detection["scores"] >= options.threshold).sum())
+        print(f"{path}: {shown} objects from score {options.threshold:g} on, drawn in {target}")
+    write_json(options.out / "results.json", results)
+    print(f"All {len(results)} detections as COCO results: {options.out / 'results.json'}")
+
+
+def make_toybox(options: argparse.Namespace) -> None:
+    """Generated scenes in COCO's layout."""
+    ensure_toybox(
+        options.out, train_images=options.train, val_images=options.val, seed=options.seed, config=ToyboxConfig()
+    )
+    print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
+
+
+def bench_ops(options: argparse.Namespace) -> None:
+    """Ratios of our operations to torchvision's, measured in this run."""
+    ops_bench.run(options.repeats)
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _training_config(recipe: Recipe, options: argparse.Namespace) -> TrainConfig:
+    config = recipe.training
+    if options.optimizer and options.optimizer != config.optimizer and options.lr is None:
+        raise ValueError(f"--optimizer {options.optimizer} needs --lr: this recipe's rate is for {config.optimizer}")
+    if options.batch_size:
+        config = with_batch_size(config, options.batch_size)
+    names = ("steps", "lr", "optimizer", "schedule", "precision", "seed", "eval_every")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = replace(config, **given)
+    # A short run warms up over a tenth of its steps at most.
+    return replace(config, warmup_steps=min(config.warmup_steps, config.steps // 10))
+
+
+def _training_data(options: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
+    dataset = _limited(_open(options, "train"), options.limit)
+    if options.data is None:
+        if (options.val_images is None) != (options.val_annotations is None):
+            raise ValueError("--val-images and --val-annotations go together")
+        if options.val_images is None:
+            return dataset, dataset
+        return dataset, CocoDataset(options.val_images, options.val_annotations)
+    held_out = _open_split(_root(options), options.val_split, "val")
+    same = held_out.annotation_file == dataset.annotation_file
+    return dataset, _limited(held_out, options.limit) if same else held_out
+
+
+def _open(options: argparse.Namespace, kind: str) -> CocoDataset:
+    if options.data is not None and (options.images is not None or options.annotations is not None):
+        raise ValueError("give --data, or --images with --annotations, not both")
+    if options.data is not None:
+        return _open_split(_root(options), options.split, kind)
+    if options.images is None or options.annotations is None:
+        raise ValueError("give --data DIR, or --images DIR with --annotations FILE")
+    return CocoDataset(options.images, options.annotations)
+
+
+def _root(options: argparse.Namespace) -> Path:
+    if options.data != "toybox":
+        return Path(options.data)
+    return ensure_toybox(
+        options.out / "toybox", train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig()
+    )
+
+
+def _open_split(root: Path, split: str | None, kind: str) -> CocoDataset:
+    """The split that was asked for, else COCO's own name for `kind`, else `kind` itself."""
+    names = [split] if split else [f"{kind}2017", kind]
+    existing = [name for name in names if (root / "annotations" / f"instances_{name}.json").is_file()]
+    return open_coco(root, (existing or names)[0])
+
+
+def _limited(dataset: CocoDataset, limit: int | None) -> CocoDataset:
+    return dataset if limit is None else dataset.first(limit)
+
+
+def _categories(dataset: CocoDataset) -> list[CategoryName]:
+    return [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
+
+
+def _names(categories: list[CategoryName]) -> dict[int, str]:
+    return {category.label: category.name for category in categories}
+
+
+def _device(options: argparse.Namespace) -> torch.device:
+    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+@torch.no_grad()
+def _detect(model: MaskRCNN, image: torch.Tensor) -> Any:
+    model.eval()
+    (detection,) = model([image.to(next(model.parameters()).device)], paste=False)
+    return {name: value.cpu() for name, value in detection.items()}
+
+
+def _draw_dataset(model: MaskRCNN, dataset: CocoDataset, folder: Path, names: dict[int, str], number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for index in range(min(number, len(dataset))):
+        image = dataset[index].image
+        drawn.append(draw_detections(image, _detect(model, image), names))
+        drawn[-1].save(folder / f"{Path(dataset.images[index].file_name).stem}.png")
+    draw_grid(drawn, columns=4).save(folder.parent / "predictions.png")
+
+
+def _image_ids(paths: list[Path]) -> list[int]:
+    """COCO's ids where every name is a number of its own, as COCO's are; else 1, 2, ..."""
+    stems = [path.stem for path in paths]
+    if all(stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(paths) + 1))
+
+
+def _finish_training(out: Path, metrics: Metrics) -> None:
+    write_json(out / "metrics.json", metrics)
+    print(format_metrics(metrics))
+    print(f"Weights: {out / 'last.safetensors'}   metrics: {out / 'metrics.json'}")
+    try:
+        plot_history(out / "metrics.jsonl", out / "curve.png")
+    except ModuleNotFoundError as error:
+        print(f"No curve: {error}")
+    else:
+        print(f"Curve: {out / 'curve.png'}")

@@ -1,0 +1,126 @@
+"""Evaluation: run the model over a data set and let pycocotools say what the detections are worth.
+
+Masks go from the head's 28×28 probabilities straight to COCO's run-length code, picture by picture, so no stack
+of full-size masks is ever held.  Results are COCO's own JSON; COCO's 12 numbers are means over IoU thresholds
+0.50..0.95, areas and numbers of detections, and -1 where there is no ground truth to find.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
+
+from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.data.loader import make_loader
+from minimaskrcnn.mask_rcnn import Detection, MaskRCNN
+from minimaskrcnn.ops import paste_masks_rle
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+Metrics = dict[str, dict[str, float]]
+Result = dict[str, Any]
+
+
+def to_results(
+    detection: Detection, image_id: int, image_size: tuple[int, int], category_of: dict[int, int]
+) -> list[Result]:
+    """One COCO result for each detection made with `paste=False`; labels without a category are left out."""
+    boxes = detection["boxes"].double()
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    results = [
+        {"image_id": image_id, "category_id": category_of.get(label), "bbox": box, "score": score}
+        for box, label, score in zip(boxes, detection["labels"].tolist(), detection["scores"].tolist())
+    ]
+    if "mask_probs" in detection:
+        codes = paste_masks_rle(detection["mask_probs"].float(), detection["boxes"].float(), image_size)
+        for result, code in zip(results, codes):
+            result["segmentation"] = code
+    return [result for result in results if result["category_id"] is not None]
+
+
+@torch.no_grad()
+def detect_all(
+    model: MaskRCNN, dataset: CocoDataset, category_of: dict[int, int], *, batch_size: int, workers: int = 0
+) -> Iterator[list[Result]]:
+    """COCO results of the whole data set, one list a batch; the model is left in evaluation mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    loader = make_loader(dataset, batch_size=batch_size, workers=workers)
+    for images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
+        detections = model([image.to(device) for image in images], paste=False)
+        results: list[Result] = []
+        for image, target, detection in zip(images, targets, detections):
+            size = (image.shape[-2], image.shape[-1])
+            results += to_results(detection, target["image_id"], size, category_of)
+        yield results
+
+
+def coco_metrics(annotations: Path, results: list[Result], image_ids: list[int] | None = None) -> Metrics:
+    """COCO's 12 numbers, fractions, for `bbox` and, where the results have masks, `segm`.
+
+    `image_ids` restricts the evaluation.  No detection at all gives 0 (or -1 where there is no ground truth).
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        kinds = ["bbox"] + (["segm"] if all("segmentation" in result for result in results) else [])
+        return {kind: _summarize(truth, results, kind, image_ids) for kind in kinds}
+
+
+def _summarize(truth: COCO, results: list[Result], kind: str, image_ids: list[int] | None) -> dict[str, float]:
+    # loadRes cannot take an empty list, and writes into the results that it is given.
+    found = truth.loadRes([dict(result) for result in results]) if results else _nothing(truth)
+    evaluation = COCOeval(truth, found, kind)
+    if image_ids is not None:
+        evaluation.params.imgIds = sorted(image_ids)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return dict(zip(METRICS, (float(value) for value in evaluation.stats)))
+
+
+def _nothing(truth: COCO) -> COCO:
+    empty = COCO()
+    empty.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def evaluate_dataset(
+    model: MaskRCNN,
+    dataset: CocoDataset,
+    *,
+    category_of: dict[int, int] | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+) -> tuple[Metrics, list[Result]]:
+    """Metrics and COCO results of `model` on `dataset`; `category_of` maps labels where the model's own differ."""
+    mapping = dataset.category_of if category_of is None else category_of
+    batches = detect_all(model, dataset, mapping, batch_size=batch_size, workers=workers)
+    results = [result for batch in batches for result in batch]
+    image_ids = [record.id for record in dataset.images]
+    metrics = coco_metrics(dataset.annotation_file, results, image_ids)
+    if model.mask_head is None:
+        metrics.pop("segm", None)
+    return metrics, results
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write through a temporary name, so that the file is whole or absent."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=None if isinstance(value, list) else 2) + "\n")
+    temporary.replace(path)
+
+
+def format_metrics(metrics: Metrics) -> str:
+    """A table, one row a kind; COCO's customary percent to one decimal."""
+    rows = ["".join(["      ", *(f"{name:>7}" for name in METRICS)])]
+    for kind, values in metrics.items():
+        cells = (f"{100 * values[name]:7.1f}" if values[name] >= 0 else "      –" for name in METRICS)
+        rows.append("".join([f"{kind:6}", *cells]))
+    return "\n".join(rows)

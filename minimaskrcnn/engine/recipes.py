@@ -1,0 +1,63 @@
+"""Recipes: each preset's name, its network, and how it is trained.
+
+`PRESETS[name]` is all that the command line knows of networks; variants are made in Python with
+`dataclasses.replace`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from minimaskrcnn import presets
+from minimaskrcnn.engine.train import TrainConfig
+from minimaskrcnn.mask_rcnn import MaskRCNNConfig
+
+
+class Recipe(NamedTuple):
+    """A network's configuration for a number of classes (with background), and its training."""
+
+    config: Callable[[int], MaskRCNNConfig]
+    training: TrainConfig
+
+
+PAPER = TrainConfig()
+TOY = TrainConfig(
+    steps=600,
+    batch_size=16,
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_steps=50,
+    clip_norm=5.0,
+    eval_every=0,
+)
+
+PRESETS = {
+    "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER),
+    "maskrcnn_resnet101_fpn": Recipe(presets.maskrcnn_resnet101_fpn_config, PAPER),
+    "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER),
+    "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER),
+    "maskrcnn_toy": Recipe(presets.maskrcnn_toy_config, TOY),
+}
+
+
+def from_scratch(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """`config` for random weights: norms with statistics of their own, and nothing frozen."""
+    norm = "batch" if config.resnet.norm == "frozen_batch" else config.resnet.norm
+    return replace(config, resnet=replace(config.resnet, norm=norm, frozen_stages=0))
+
+
+def with_batch_size(config: TrainConfig, batch_size: int) -> TrainConfig:
+    """The same training at another batch size: the same number of pictures in all, and the rate in proportion.
+
+    Linear for SGD (Goyal et al. 2017), with the square root for AdamW, whose step does not grow with the gradient.
+    """
+    ratio = batch_size / config.batch_size
+    return replace(
+        config,
+        batch_size=batch_size,
+        lr=config.lr * (ratio if config.optimizer == "sgd" else ratio**0.5),
+        steps=max(1, round(config.steps / ratio)),
+        warmup_steps=round(config.warmup_steps / ratio),
+    )

@@ -1,0 +1,235 @@
+"""Weights: files of our own, and state dicts that people already have.
+
+A file of ours is safetensors whose metadata carry the preset's name, the whole configuration and the category
+table, so that a file is all that prediction needs.  `from_torchvision` renames the parameters of torchvision's
+detection models and ResNets; the layers are the same, so nothing is computed.
+
+| item of torchvision's COCO_V1 weights | field here |
+|---|---|
+| frozen batch norm with eps 0.0 | `ResNetConfig.norm_eps` |
+| anchors with rounded corners; stride = padded size // grid size | `AnchorConfig.round_corners`, `.stride_from_grid` |
+| masks pasted into boxes cut to integers | `ops.paste_masks` |
+| labels are COCO's category ids, 91 classes | `data.coco_names` |
+"""
+
+import dataclasses
+import json
+import pickle
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minimaskrcnn.data.coco_names import COCO_NAMES
+from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.presets import fasterrcnn_resnet50_fpn_config, maskrcnn_resnet50_fpn_config
+
+StateDict = dict[str, Tensor]
+FORMAT = "minimaskrcnn weights 1"
+# Keys of training state that may share a checkpoint file with the weights; readers of weights pass them over.
+TRAINING_PREFIX = "training/"
+
+
+class CategoryName(NamedTuple):
+    """What a label means: the data set's category id and its name."""
+
+    label: int
+    category_id: int
+    name: str
+
+
+class WeightsFile(NamedTuple):
+    """The content of a weights file."""
+
+    state_dict: StateDict
+    config: MaskRCNNConfig
+    preset: str
+    categories: list[CategoryName]
+
+
+def config_to_json(config: MaskRCNNConfig) -> str:
+    return json.dumps(dataclasses.asdict(config))
+
+
+def config_from_json(text: str) -> MaskRCNNConfig:
+    """The configuration that `config_to_json` wrote; ValueError for fields that do not exist here."""
+    return _build(MaskRCNNConfig, json.loads(text))
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """`value` (of JSON) as `kind`: dataclasses from dicts, tuples from lists, optional dataclasses from either."""
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
+        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+    if isinstance(value, list):
+        return tuple(_build(None, item) for item in value)
+    return value
+
+
+def save_weights(
+    path: Path,
+    model: MaskRCNN,
+    *,
+    preset: str,
+    categories: list[CategoryName],
+    training: StateDict | None = None,
+    training_metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a weights file through a temporary name; `training` state rides along under its own prefix."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {TRAINING_PREFIX + name: tensor for name, tensor in (training or {}).items()}
+    metadata = {
+        "format": FORMAT,
+        "preset": preset,
+        "config": config_to_json(model.config),
+        "categories": json.dumps(categories),
+        **(training_metadata or {}),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata)
+    temporary.replace(path)
+
+
+def load_weights(path: Path) -> WeightsFile:
+    """Read a file that `save_weights` wrote.  ValueError where it is something else or damaged."""
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a weights file of minimaskrcnn (format {metadata.get('format')!r})")
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_PREFIX)}
+    categories = [CategoryName(*row) for row in json.loads(metadata["categories"])]
+    return WeightsFile(weights, config_from_json(metadata["config"]), metadata["preset"], categories)
+
+
+def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
+    """All tensors and the metadata of a safetensors file; ValueError where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_model(path: Path) -> tuple[MaskRCNN, WeightsFile]:
+    """The model of a weights file, in evaluation mode, and the file's content."""
+    file = load_weights(path)
+    model = MaskRCNN(file.config)
+    model.load_state_dict(file.state_dict)
+    return model.eval(), file
+
+
+def load_matching(model: nn.Module, state_dict: StateDict) -> list[str]:
+    """Load every tensor whose name and shape fit; returns the names of the model's that start afresh.
+
+    Raises ValueError where nothing fits.
+    """
+    own = model.state_dict()
+    fitting = {name: value for name, value in state_dict.items() if name in own and value.shape == own[name].shape}
+    if not fitting:
+        raise ValueError("no tensor of these weights fits the model: another architecture")
+    model.load_state_dict(fitting, strict=False)
+    return sorted(set(own) - set(fitting))
+
+
+# torchvision's names (new ones) to ours, tried in this order on the start of each name.
+_RESNET = (
+    (r"^conv1\.", "stem.0."),
+    (r"^bn1\.", "stem.1."),
+    (r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}."),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"\.downsample\.", ".shortcut."),
+)
+_DETECTOR = (
+    (r"^backbone\.fpn\.inner_blocks\.(\d)\.(0\.)?", r"fpn.lateral.\1."),
+    (r"^backbone\.fpn\.layer_blocks\.(\d)\.(0\.)?", r"fpn.smooth.\1."),
+    (r"^rpn\.head\.conv\.(0\.0\.)?", "rpn.conv."),
+    (r"^rpn\.head\.cls_logits\.", "rpn.objectness."),
+    (r"^rpn\.head\.bbox_pred\.", "rpn.deltas."),
+    (r"^roi_heads\.box_head\.fc6\.", "box_head.fc1."),
+    (r"^roi_heads\.box_head\.fc7\.", "box_head.fc2."),
+    (r"^roi_heads\.box_predictor\.cls_score\.", "box_head.classifier."),
+    (r"^roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
+    (r"^roi_heads\.mask_head\.(\d)\.0\.", r"mask_head.convs.\1."),
+    (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask_head.convs.{int(m[1]) - 1}."),
+    (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
+    (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.predictor."),
+)
+
+
+def from_torchvision(state_dict: StateDict) -> StateDict:
+    """torchvision's `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn` or ResNet, under our names.
+
+    Old and new key names of the detection models are understood; a ResNet's classifier is left out, and its
+    tensors come back under `resnet.`.  Raises ValueError for a key that none of them has.
+    """
+    detector = any(name.startswith("backbone.body.") for name in state_dict)
+    renamed = {}
+    for name, tensor in state_dict.items():
+        if name.endswith("num_batches_tracked") or (not detector and name.startswith("fc.")):
+            continue
+        body = name.removeprefix("backbone.body.") if detector else name
+        table = _RESNET if not detector or body != name else _DETECTOR
+        new = body
+        for pattern, replacement in table:
+            new = re.sub(pattern, replacement, new)
+        if new == body:
+            raise ValueError(f"{name!r} is no parameter of torchvision's Mask R-CNN, Faster R-CNN or ResNet")
+        renamed[f"resnet.{new}" if table is _RESNET else new] = tensor
+    return renamed
+
+
+def torchvision_coco_v1(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """`config` with the norm's eps of torchvision's published COCO_V1 weights; the rest is the default already."""
+    return dataclasses.replace(config, resnet=dataclasses.replace(config.resnet, norm_eps=0.0))
+
+
+def read_any(path: Path) -> StateDict:
+    """The weights of a file of ours (`.safetensors`) or of torchvision's (`.pth`), under our names.
+
+    FileNotFoundError where there is none, ValueError where it is neither.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        return load_weights(path).state_dict
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: neither .safetensors nor a plain state dict of torch") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected a dict of tensors, as torchvision's .pth files are")
+    return from_torchvision(content)
+
+
+def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
+    """The model of a file of ours or of torchvision's, in evaluation mode, and what its labels mean.
+
+    torchvision's files say nothing of themselves: 91 classes are taken for COCO's category ids, and the norm's eps
+    is that of its published weights, 0.0.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        model, file = load_model(path)
+        return model, file.categories
+    state_dict = read_any(path)
+    if "box_head.classifier.weight" not in state_dict:
+        raise ValueError(f"{path}: a backbone alone; give a detector's weights")
+    classes = len(state_dict["box_head.classifier.weight"])
+    has_masks = any(name.startswith("mask_head.") for name in state_dict)
+    make_config = maskrcnn_resnet50_fpn_config if has_masks else fasterrcnn_resnet50_fpn_config
+    model = MaskRCNN(torchvision_coco_v1(make_config(classes)))
+    model.load_state_dict(state_dict)
+    names = dict(COCO_NAMES) if classes == 91 else {}
+    labels = sorted(names) or range(1, classes)
+    return model.eval(), [CategoryName(label, label, names.get(label, str(label))) for label in labels]

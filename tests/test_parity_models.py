@@ -1,0 +1,255 @@
+"""Whole models beside torchvision's, with the same random weights: the same detections, the same losses.
+
+float64, where rounding cannot reorder near-ties, end to end; float32 stage by stage, each fed the peer's input.
+The peer is calibrated first (norm statistics measured, predictors scaled to logits of standard deviation 3), or
+the comparison would be one of empty lists.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from parity import import_torchvision
+
+import minimaskrcnn.matching
+from minimaskrcnn.data.transforms import TransformConfig, preprocess
+from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import fasterrcnn_resnet50_fpn_config, maskrcnn_resnet50_fpn_config
+from minimaskrcnn.rpn import propose
+from minimaskrcnn.weights import from_torchvision, torchvision_coco_v1
+
+CLASSES = 11
+# The first is padded to 800 rows, of which P6 has 13: torchvision's anchors step by 61 pixels there, not 64.
+SIZES = ((790, 170), (620, 200))
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    return import_torchvision()
+
+
+def make_peer(torchvision, kind: str, dtype: torch.dtype, eps: float = 0.0):
+    """torchvision's model with random weights that detect plenty."""
+    torch.manual_seed(3)
+    detection = torchvision.models.detection
+    backbone = detection.backbone_utils.resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=torchvision.ops.FrozenBatchNorm2d, trainable_layers=5
+    )
+    make = {"mask": detection.MaskRCNN, "faster": detection.FasterRCNN}[kind]
+    peer = make(backbone, num_classes=CLASSES, min_size=800, max_size=800).to(dtype).eval()
+    for module in peer.modules():
+        if isinstance(module, torchvision.ops.FrozenBatchNorm2d):
+            module.eps = eps
+    calibrate(peer, torchvision.ops.FrozenBatchNorm2d)
+    return peer
+
+
+@torch.no_grad()
+def calibrate(peer, norm: type) -> None:
+    """Norm statistics measured on a picture, layer by layer; predictors scaled to useful logits."""
+
+    def measure(module, inputs):
+        module.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
+        module.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
+        # Branches of a block add up; a gain under 1 keeps sixteen blocks in range.
+        module.weight.fill_(0.7)
+
+    def scale_to(std: float):
+        def hook(module, inputs, output):
+            module.weight.mul_(std / output.std())
+            module.bias.add_(torch.randn_like(module.bias) * 0.1)
+            return module._conv_forward(inputs[0], module.weight, module.bias) if module.weight.dim() == 4 else None
+
+        return hook
+
+    hooks = [m.register_forward_pre_hook(measure) for m in peer.modules() if isinstance(m, norm)]
+    heads = peer.roi_heads
+    hooks += [
+        peer.rpn.head.cls_logits.register_forward_hook(scale_to(3.0)),
+        peer.rpn.head.bbox_pred.register_forward_hook(scale_to(0.2)),
+        heads.box_predictor.cls_score.register_forward_hook(scale_to(3.0)),
+        heads.box_predictor.bbox_pred.register_forward_hook(scale_to(0.3)),
+    ]
+    if heads.mask_predictor is not None:
+        hooks.append(heads.mask_predictor.mask_fcn_logits.register_forward_hook(scale_to(3.0)))
+    peer(make_images(next(peer.parameters()).dtype))
+    for hook in hooks:
+        hook.remove()
+
+
+def make_images(dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    # Blobs rather than white noise, so that features differ from place to place.
+    return [
+        torch.nn.functional.interpolate(
+            torch.rand(1, 3, h // 16, w // 16, generator=generator, dtype=dtype), size=(h, w), mode="bicubic"
+        )[0].clamp(0, 1)
+        for h, w in SIZES
+    ]
+
+
+def make_targets(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    targets = []
+    for h, w in SIZES:
+        corner = torch.rand(7, 2, generator=generator, dtype=dtype) * torch.tensor([w, h]) * 0.6
+        size = (0.05 + torch.rand(7, 2, generator=generator, dtype=dtype) * 0.35) * torch.tensor([w, h])
+        boxes = torch.cat([corner, corner + size], dim=1)
+        masks = torch.zeros(7, h, w, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist()):
+            mask[y1:y2, x1 : (x1 + x2) // 2 + 1] = 1
+        labels = torch.randint(1, CLASSES, (7,), generator=generator)
+        targets.append({"boxes": boxes, "labels": labels, "masks": masks})
+    return targets
+
+
+def make_ours(peer, kind: str, dtype: torch.dtype) -> MaskRCNN:
+    make_config = {"mask": maskrcnn_resnet50_fpn_config, "faster": fasterrcnn_resnet50_fpn_config}[kind]
+    config = torchvision_coco_v1(make_config(CLASSES))
+    config = replace(config, transform=TransformConfig(min_sizes=(800,), max_size=800))
+    ours = MaskRCNN(config).to(dtype).eval()
+    ours.load_state_dict(from_torchvision(peer.state_dict()))
+    return ours
+
+
+@pytest.mark.parametrize("kind", ["mask", "faster"])
+@torch.no_grad()
+def test_detections_are_torchvisions_in_float64(torchvision, kind):
+    peer = make_peer(torchvision, kind, torch.float64)
+    ours = make_ours(peer, kind, torch.float64)
+    images = make_images(torch.float64)
+    for found, expected in zip(ours(images), peer(images)):
+        assert len(expected["boxes"]) >= 50 and len(expected["labels"].unique()) >= 4
+        assert torch.equal(found["labels"], expected["labels"])
+        for name in {"boxes", "scores", "masks"} & set(expected):
+            assert found[name].shape == expected[name].shape, name
+            assert (found[name] - expected[name]).abs().max() <= 1e-8, name
+        if kind == "mask":
+            assert 0.02 < (expected["masks"] > 0.5).double().mean() < 0.9
+
+
+@pytest.mark.parametrize("kind", ["mask", "faster"])
+def test_losses_are_torchvisions_in_float64(torchvision, kind, monkeypatch):
+    peer = make_peer(torchvision, kind, torch.float64)
+    ours = make_ours(peer, kind, torch.float64)
+    images, targets = make_images(torch.float64), make_targets(torch.float64)
+    # Identical samples on both sides: the first ones.
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
+    monkeypatch.setattr("minimaskrcnn.rpn.sampling_keys", first_ones)
+    monkeypatch.setattr("minimaskrcnn.box_head.sampling_keys", first_ones)
+    expected = peer.train()(images, [dict(target) for target in targets])
+    losses = ours.train()(images, [{**target, "masks": target["masks"].bool()} for target in targets])
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        assert value > 1e-3, name
+        assert abs(losses[name] - value) <= 1e-8, name
+
+    sum(expected.values()).backward()
+    sum(losses.values()).backward()
+    peers = from_torchvision({name: p.grad for name, p in peer.named_parameters()})
+    for name, parameter in ours.named_parameters():
+        if parameter.requires_grad:
+            assert torch.allclose(parameter.grad, peers[name], rtol=0, atol=1e-8 * peers[name].abs().max().clamp(1)), name
+
+
+def first_ones(shape, device, generator):
+    assert callable(minimaskrcnn.matching.sampling_keys)
+    return -torch.arange(shape[1], dtype=torch.float64, device=device).expand(shape)
+
+
+@torch.no_grad()
+def test_stages_are_torchvisions_in_float32(torchvision):
+    """Each stage fed the peer's input; 1e-4 of the output's largest magnitude or of 1."""
+    peer = make_peer(torchvision, "mask", torch.float32)
+    ours = make_ours(peer, "mask", torch.float32)
+    images = make_images(torch.float32)
+    batch, _ = peer.transform(images)
+    mine = preprocess(images, ours.config.transform)
+    assert_close(mine.tensor, batch.tensors)
+    assert mine.image_sizes == [tuple(size) for size in batch.image_sizes]
+
+    body = list(peer.backbone.body(batch.tensors).values())
+    for c, expected in zip(ours.resnet(batch.tensors), body):
+        assert_close(c, expected)
+    pyramid = list(peer.backbone(batch.tensors).values())
+    for p, expected in zip(ours.fpn(body), pyramid):
+        assert_close(p, expected)
+
+    logits, deltas = peer.rpn.head(pyramid)
+    anchors = peer.rpn.anchor_generator(batch, pyramid)[0]
+    output = ours.rpn(pyramid, ours.fpn.strides, tuple(batch.tensors.shape[-2:]))
+    assert torch.equal(torch.cat(output.anchors), anchors)
+    assert_close(output.logits, torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in logits], dim=1))
+    assert_close(output.deltas, torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, 4) for x in deltas], dim=1))
+
+    heads = peer.roi_heads
+    boxes = [torch.rand(20, 2).mul(150).repeat(1, 2) + torch.tensor([0, 0, 40.0, 90.0]) * (i + 1) for i in range(2)]
+    levels = dict(zip(["0", "1", "2", "3", "pool"], pyramid))
+    rois, index = torch.cat(boxes), torch.arange(2).repeat_interleave(20)
+    pooled = heads.box_roi_pool(levels, boxes, batch.image_sizes)
+    assert_close(ours._pool(pyramid, rois, index, 7), pooled)
+    expected_logits, expected_deltas = heads.box_predictor(heads.box_head(pooled))
+    found_logits, found_deltas = ours.box_head(pooled)
+    assert_close(found_logits, expected_logits)
+    assert_close(found_deltas.flatten(1), expected_deltas)
+    pooled = heads.mask_roi_pool(levels, boxes, batch.image_sizes)
+    assert_close(ours.mask_head(pooled), heads.mask_predictor(heads.mask_head(pooled)))
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1)
+
+
+@torch.no_grad()
+def test_proposals_are_torchvisions_in_float64(torchvision):
+    peer = make_peer(torchvision, "faster", torch.float64)
+    ours = make_ours(peer, "faster", torch.float64)
+    batch, _ = peer.transform(make_images(torch.float64))
+    levels = peer.backbone(batch.tensors)
+    expected, _ = peer.rpn(batch, levels)
+    output = ours.rpn(list(levels.values()), ours.fpn.strides, tuple(batch.tensors.shape[-2:]))
+    found = propose(output, batch.image_sizes, ours.config.rpn, training=False)
+    for image, boxes in enumerate(expected):
+        mine = found.boxes[image][found.valid[image]]
+        assert mine.shape == boxes.shape and (mine - boxes).abs().max() <= 1e-8
+
+
+def test_old_key_names_give_the_same_weights(torchvision):
+    peer = make_peer(torchvision, "mask", torch.float32)
+    new = peer.state_dict()
+    old = {old_name(name): value for name, value in new.items()}
+    assert sum(name not in new for name in old) >= 24
+    mine, expected = from_torchvision(old), from_torchvision(new)
+    assert mine.keys() == expected.keys()
+    assert all(torch.equal(mine[name], expected[name]) for name in expected)
+
+
+def old_name(name: str) -> str:
+    """torchvision's names before version 0.12."""
+    name = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+    for level in range(4):
+        name = name.replace(f"inner_blocks.{level}.0.", f"inner_blocks.{level}.")
+        name = name.replace(f"layer_blocks.{level}.0.", f"layer_blocks.{level}.")
+        name = name.replace(f"roi_heads.mask_head.{level}.0.", f"roi_heads.mask_head.mask_fcn{level + 1}.")
+    return name
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+@torch.no_grad()
+def test_backbones_are_torchvisions(torchvision, depth):
+    from minimaskrcnn.resnet import ResNet, ResNetConfig
+
+    torch.manual_seed(0)
+    peer = torchvision.models.get_model(f"resnet{depth}", weights=None).double().eval()
+    ours = ResNet(ResNetConfig(depth=depth, norm="batch", frozen_stages=0)).double().eval()
+    weights = {k.removeprefix("resnet."): v for k, v in from_torchvision(peer.state_dict()).items()}
+    missing, unexpected = ours.load_state_dict(weights, strict=False)
+    assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
+    x = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    stem = peer.maxpool(peer.relu(peer.bn1(peer.conv1(x))))
+    c2 = peer.layer1(stem)
+    c5 = peer.layer4(peer.layer3(peer.layer2(c2)))
+    found = ours(x)
+    assert (found[0] - c2).abs().max() <= 1e-10 * c2.abs().max()
+    assert (found[3] - c5).abs().max() <= 1e-10 * c5.abs().max()
