@@ -46,9 +46,7 @@ class ToyboxConfig:
     person_share: float = 0.17  # of objects; the other classes share the rest equally
     bands: tuple[tuple[float, float], ...] = ((0.0022, 0.0033), (0.0036, 0.030), (0.032, 0.14))
     band_shares: tuple[float, ...] = (0.24, 0.37, 0.39)  # small, medium, large, before anything is hidden
-    attach_share: float = (
-        0.64  # objects placed to overlap an earlier one, where that leaves both recognisable
-    )
+    attach_share: float = 0.64  # objects that are first tried where they overlap an earlier one
     max_hidden: float = 0.6  # largest share of an object that others may hide
     min_inside: float = 0.62  # least share of an object within the picture
     min_area: float = 0.0013  # least visible area
@@ -207,10 +205,8 @@ def draw_crowd(rng: np.random.Generator, size: tuple[int, int], palette: Palette
         row, column = divmod(k, per_row)
         colour = palette.objects[k % len(palette.objects)]
         sprite = draw_object(rng, category_id, area * rng.uniform(0.8, 1.25), colour, palette, brush)
-        y, x = (
-            y0 + (1.2 * row + rng.normal(0, 0.12)) * step,
-            x0 + (column + row / 2 + rng.normal(0, 0.12)) * step,
-        )
+        y = y0 + (1.2 * row + rng.normal(0, 0.12)) * step
+        x = x0 + (column + row / 2 + rng.normal(0, 0.12)) * step
         placed.append(centred(sprite, y, x))
     whole = np.logical_or.reduce([one.mask(height, width) for one in placed])
     return Layer(category_id=category_id, sprites=tuple(placed), whole=whole, iscrowd=True)
@@ -240,13 +236,11 @@ def arrange(
     for k, (category_id, share) in enumerate(draw_plan(rng, config, count)):
         colour = palette.objects[k % len(palette.objects)]
         sprite = draw_object(rng, category_id, share * size[0] * size[1], colour, palette, brush)
-        attach, others = (
-            rng.random() < config.attach_share,
-            [one.sprites[0] for one in layers if not one.iscrowd],
-        )
+        others = [one.sprites[0] for one in layers if not one.iscrowd]
+        attach = rng.random() < config.attach_share and bool(others)
         for attempt in range(12):
-            overlapping = attach and others and attempt < 8
-            placed = attached(rng, sprite, others) if overlapping else apart(rng, sprite, size, others)
+            overlap = attach and attempt < 8
+            placed = attached(rng, sprite, others) if overlap else apart(rng, sprite, size, others)
             layer = Layer(category_id=category_id, sprites=(placed,), whole=placed.mask(*size), iscrowd=False)
             if recognisable(config, [*layers, layer]):
                 layers = [*layers, layer]

@@ -114,13 +114,9 @@ def trunk_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     neck = np.stack([(flat[5] + flat[6]) / 2, pose.head[:2] * size])
     sideways = 1 - np.linalg.norm(flat[5] - flat[6]) / (0.236 * size)
     radius = (0.055 + 0.028 * float(np.clip(sideways, 0, 1))) * size
+    depth = 0.004 if pose.gaze[2] > 0 else -0.004  # a neck shows over a shirt's front, not over its back
     parts = [
-        stick(
-            neck,
-            (0.04 * size, 0.04 * size),
-            mix(outfit.skin, INK, 0.16),
-            0.004 if pose.gaze[2] > 0 else -0.004,
-        ),
+        stick(neck, (0.04 * size, 0.04 * size), mix(outfit.skin, INK, 0.16), depth),
         patch(flat[[5, 6, 12, 11]], radius, outfit.shirt, 0.0, (5, 6, 11, 12)),
     ]
     if outfit.skirt:
@@ -131,47 +127,57 @@ def trunk_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     return parts
 
 
+def hair_distance(x: Array, y: Array, centre: Array, r: float, gaze: Array) -> Array:
+    """A cap over the head of radius `r`, without the disc of the face unless that is turned away."""
+    middle = centre - np.array([0.1 * gaze[0], 0.1]) * r
+    face = centre + np.array([0.5 * gaze[0], 0.42]) * r
+    cap = capsule(x, y, middle, middle, 1.1 * r, 1.1 * r)
+    return np.maximum(cap, -capsule(x, y, face, face, 0.98 * r, 0.98 * r)) if gaze[2] > -0.35 else cap
+
+
+def hat_distance(x: Array, y: Array, centre: Array, r: float, gaze: Array) -> Array:
+    """A crown, flat below, with a brim that is longer where the face looks."""
+    middle, edge = centre - [0, 0.12 * r], np.float32(centre[1] - 0.4 * r)
+    left = centre + np.array([-0.9 + 0.6 * min(gaze[0], 0), -0.42]) * r
+    right = centre + np.array([0.9 + 0.6 * max(gaze[0], 0), -0.42]) * r
+    crown = np.maximum(capsule(x, y, middle, middle, 1.14 * r, 1.14 * r), y - edge)
+    return np.minimum(crown, capsule(x, y, left, right, 0.13 * r, 0.13 * r))
+
+
 def head_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
-    """Head, ears, hair, a hat for some, and the features of a face that is turned to the viewer."""
-    centre, r, gaze, flat = pose.head[:2] * size, HEAD * size, pose.gaze, pose.joints[:, :2] * size
-    right, down = np.array([r, 0]), np.array([0, r])
-    ahead = gaze[0] * right
-    ears = (3, 4)
-
-    def ball(point: Array, radius: float, colour: Array, depth: float, joints: tuple[int, ...] = ()) -> Part:
-        return stick(np.stack([point, point]), (radius * r, radius * r), colour, depth, joints)
-
-    def hair(x: Array, y: Array) -> Array:
-        cap = capsule(
-            x, y, centre - 0.1 * ahead - 0.1 * down, centre - 0.1 * ahead - 0.1 * down, 1.1 * r, 1.1 * r
-        )
-        face = centre + 0.5 * ahead + 0.42 * down
-        return np.maximum(cap, -capsule(x, y, face, face, 0.98 * r, 0.98 * r)) if gaze[2] > -0.35 else cap
-
-    def hat(x: Array, y: Array) -> Array:
-        crown = capsule(x, y, centre - 0.12 * down, centre - 0.12 * down, 1.14 * r, 1.14 * r)
-        left, tip = centre - 0.42 * down - 0.9 * right, centre - 0.42 * down + 0.9 * right
-        brim = capsule(
-            x, y, left + np.minimum(ahead, 0) * 0.6, tip + np.maximum(ahead, 0) * 0.6, 0.13 * r, 0.13 * r
-        )
-        return np.minimum(np.maximum(crown, y - (centre[1] - 0.4 * r)), brim)
-
+    """Head, ears, hair, and for some a hat."""
+    centre, r, gaze = pose.head[:2] * size, HEAD * size, pose.gaze
+    ears = frozenset((3, 4))
     box = (centre[0] - 1.7 * r, centre[1] - 1.3 * r, centre[0] + 1.7 * r, centre[1] + 1.3 * r)
-    parts = [ball(flat[k], 0.2, mix(outfit.skin, INK, 0.08), 0.049, ears) for k in ears]
-    parts.append(ball(centre, 1.0, outfit.skin, 0.05, (0, 1, 2, 3, 4)))
-    parts.append(Part(distance=hair, box=box, colour=outfit.hair, depth=0.06, joints=frozenset(ears)))
+    parts = [stick(centre[None].repeat(2, axis=0), (r, r), outfit.skin, 0.05, (0, 1, 2, 3, 4))]
+    for k in (3, 4):
+        ear = (pose.joints[[k, k], :2]) * size
+        parts.append(stick(ear, (0.2 * r, 0.2 * r), mix(outfit.skin, INK, 0.08), 0.049, (3, 4)))
+    hair = partial(hair_distance, centre=centre, r=r, gaze=gaze)
+    parts.append(Part(distance=hair, box=box, colour=outfit.hair, depth=0.06, joints=ears))
     if outfit.long_hair:
-        locks = np.stack([centre - 0.35 * ahead + 0.1 * down, centre - 0.7 * ahead + 1.25 * down])
+        locks = centre + np.array([[-0.35 * gaze[0], 0.1], [-0.7 * gaze[0], 1.25]]) * r
         depth = 0.045 if gaze[2] < 0.2 else -0.05
         parts.append(stick(locks, (1.05 * r, 0.72 * r), mix(outfit.hair, INK, 0.12), depth))
     if outfit.hat:
+        hat = partial(hat_distance, centre=centre, r=r, gaze=gaze)
         parts.append(Part(distance=hat, box=box, colour=outfit.shirt, depth=0.07, joints=frozenset()))
-    dark = mix(outfit.skin, INK, 0.3)
-    for k, radius, colour in ((0, 0.11, dark), (1, 0.11, INK), (2, 0.11, INK)):
-        if near_side(pose)[k]:
-            parts.append(ball(flat[k], radius, colour, 0.062, (0, 1, 2)))
-    if gaze[2] > 0.3:
-        smile = np.array([[-0.2, 0.47], [0, 0.55], [0.2, 0.47]]) * r * [gaze[2], 1] + centre + 0.85 * ahead
+    return parts
+
+
+def face_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
+    """Nose and eyes where they are on the near side, and the smile of a face that is turned to the viewer."""
+    r, near, dark = HEAD * size, near_side(pose), mix(outfit.skin, INK, 0.3)
+    parts = []
+    for k, colour in ((0, dark), (1, INK), (2, INK)):
+        if near[k]:
+            parts.append(
+                stick(pose.joints[[k, k], :2] * size, (0.11 * r, 0.11 * r), colour, 0.062, (0, 1, 2))
+            )
+    if pose.gaze[2] > 0.3:
+        across, middle = 0.2 * pose.gaze[2], 0.85 * pose.gaze[0]
+        corners = np.array([[middle - across, 0.47], [middle, 0.55], [middle + across, 0.47]])
+        smile = pose.head[:2] * size + corners * r
         parts += [stick(smile[k : k + 2], (0.05 * r, 0.05 * r), dark, 0.062) for k in (0, 1)]
     return parts
 
@@ -216,7 +222,8 @@ def nearest_painted(topmost: Int[Array, "h w"], pixel: Int[Array, "17 2"]) -> In
 def draw_person(rng: np.random.Generator, area: float, outfit: Outfit, brush: Brush) -> Sprite:
     """A person of about `area` square pixels in a random pose, with 17 keypoints in the window's pixels."""
     size, pose = (area / UNIT_AREA) ** 0.5, draw_pose(rng)
-    parts = limb_parts(pose, size, outfit) + trunk_parts(pose, size, outfit) + head_parts(pose, size, outfit)
+    pieces = (limb_parts, trunk_parts, head_parts, face_parts)
+    parts = [part for piece in pieces for part in piece(pose, size, outfit)]
     parts = sorted(parts, key=lambda part: part.depth)
     boxes = np.array([part.box for part in parts])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
