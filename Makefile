@@ -1,6 +1,6 @@
 # make demo   train a small Mask R-CNN from scratch on generated scenes, see its AP and its pictures
 # make test   everything that CI runs
-# TORCH_INDEX names another index for torch, for example its CPU builds (README: "The small CPU build").
+# TORCH_INDEX names another index for torch, for example that of its CPU builds (see README).
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,15 +12,16 @@ OUT    ?= runs/demo
 demo: $(VENV)/.demo
 	$(BIN)/python -m minimaskrcnn demo --out $(OUT)
 
-# Shapes are checked while the tests run (jaxtyping + beartype); torch.compile and the errors of our own
-# need a process without that hook.
+# Shapes are checked while the tests run (jaxtyping and beartype); torch.compile and the errors of our own need a
+# process without that hook.
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q -m "not slow and not unhooked"
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -q -m "unhooked and not slow"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow and not unhooked"
+	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -q -m "slow and unhooked"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from minimaskrcnn.boxes import BOX_HEAD_WEIGHTS, Weights, decode_deltas, encode_deltas
 from minimaskrcnn.data.transforms import GroundTruth
 from minimaskrcnn.matching import gather_rows, match, sample, sampling_keys
+from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import nms_padded
 from minimaskrcnn.rpn import Proposals, full_precision
 
@@ -29,6 +30,10 @@ class BoxHeadConfig:
 
     pooled_size: int = 7
     """Bins along each side (FPN, section 4.2)."""
+    convs: int = 0
+    """3×3 convolutions before the fully connected layers, as wide as the pyramid; 4 in Wu & He 2018, section 5.1."""
+    norm: Norm = "none"
+    """After each of these convolutions; for training from scratch."""
     hidden: int = 1024
     """Width of the two fully connected layers (FPN, section 4.2)."""
     rois_per_image: int = 512
@@ -174,11 +179,13 @@ def detect(
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers on pooled features, then class logits and deltas for each class."""
+    """Convolutions, if any, and two fully connected layers; then class logits and deltas for each class."""
 
     def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig) -> None:
         super().__init__()
         self.config = config
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
+        self.norms = nn.ModuleList(make_norm(config.norm, channels) for _ in range(config.convs))
         self.fc1 = nn.Linear(channels * config.pooled_size**2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
         self.classifier = nn.Linear(config.hidden, num_classes)
@@ -187,6 +194,9 @@ class BoxHead(nn.Module):
     def forward(
         self, pooled: Float[Tensor, "R C PH PW"]
     ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
-        hidden = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        x = pooled
+        for conv, norm in zip(self.convs, self.norms):
+            x = F.relu(norm(conv(x)))
+        hidden = F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
         logits, deltas = self.classifier(hidden), self.deltas(hidden)
         return full_precision(logits), full_precision(deltas).unflatten(1, (-1, 4))

@@ -49,6 +49,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    value = count(text)
+    if value >= 2**32:
+        raise ValueError
+    return value
+
+
+seed.__name__ = "whole number under 2**32"
 positive_int.__name__, count.__name__ = "positive whole number", "whole number"
 positive_float.__name__, fraction.__name__ = "positive number", "number from 0 to 1"
 
@@ -65,6 +73,7 @@ def build_parser() -> Parser:
     _add_toybox(kinds.add_parser("toybox", help="generated scenes, written in COCO's format"))
     bench = verbs.add_parser("bench", help="measure speed")
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
+    _add_bench_demo(subjects.add_parser("demo", help="torchvision's model on the demo's scenes"))
     _add_bench_ops(subjects.add_parser("ops", help="our operations beside torchvision's"))
     return parser
 
@@ -85,7 +94,7 @@ def _add_data(parser: Parser, toybox: bool) -> None:
 def _add_demo(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results")
     parser.add_argument("--steps", type=positive_int, help="fewer for a quick look (default: the recipe's)")
-    parser.add_argument("--seed", type=count, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.set_defaults(run=commands.demo)
 
 
@@ -97,15 +106,19 @@ def _add_train(parser: Parser) -> None:
     parser.add_argument("--val-images", type=Path, help="evaluate on this folder ...")
     parser.add_argument("--val-annotations", type=Path, help="... and JSON (default with --images: the same)")
     parser.add_argument("--preset", default="maskrcnn_resnet50_fpn", help="the network and its recipe")
-    parser.add_argument("--weights", type=Path, help="start from .safetensors of ours or .pth of torchvision's")
+    parser.add_argument(
+        "--weights", type=Path, help="start from .safetensors of ours or .pth of torchvision's"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.safetensors")
     parser.add_argument("--steps", type=positive_int)
-    parser.add_argument("--batch-size", type=positive_int, help="rescales learning rate and steps unless given")
+    parser.add_argument(
+        "--batch-size", type=positive_int, help="rescales learning rate and steps unless given"
+    )
     parser.add_argument("--lr", type=positive_float)
     parser.add_argument("--optimizer", choices=["sgd", "adamw"])
     parser.add_argument("--schedule", choices=["step", "cosine"])
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
-    parser.add_argument("--seed", type=count, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--eval-every", type=count, help="steps; 0 evaluates only at the end")
     parser.add_argument("--limit", type=positive_int, help="train on the first so many pictures only")
     parser.set_defaults(run=commands.train)
@@ -115,7 +128,9 @@ def _add_evaluate(parser: Parser) -> None:
     _add_data(parser, toybox=False)
     _add_run(parser, "folder for metrics.json and results.json")
     parser.add_argument("--split", help="split of --data (default val2017 or val)")
-    parser.add_argument("--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's"
+    )
     parser.add_argument("--batch-size", type=positive_int, default=4)
     parser.add_argument("--limit", type=positive_int, help="the first so many pictures only")
     parser.set_defaults(run=commands.evaluate)
@@ -123,9 +138,13 @@ def _add_evaluate(parser: Parser) -> None:
 
 def _add_predict(parser: Parser) -> None:
     parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's"
+    )
     _add_run(parser, "folder for the drawn pictures and results.json")
-    parser.add_argument("--threshold", type=fraction, default=0.5, help="lowest score that is drawn (default 0.5)")
+    parser.add_argument(
+        "--threshold", type=fraction, default=0.5, help="lowest score that is drawn (default 0.5)"
+    )
     parser.set_defaults(run=commands.predict)
 
 
@@ -133,8 +152,15 @@ def _add_toybox(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder, in COCO's layout")
     parser.add_argument("--train", type=positive_int, default=1200, help="scenes in split 'train'")
     parser.add_argument("--val", type=positive_int, default=100, help="scenes in split 'val'")
-    parser.add_argument("--seed", type=count, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.set_defaults(run=commands.make_toybox)
+
+
+def _add_bench_demo(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where `demo` wrote its scenes")
+    parser.add_argument("--minutes", type=positive_float, default=5.0, help="of training (default 5)")
+    parser.add_argument("--batch-size", type=positive_int, default=8)
+    parser.set_defaults(run=commands.bench_demo)
 
 
 def _add_bench_ops(parser: Parser) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from minimaskrcnn.bench import ops as ops_bench
+from minimaskrcnn.bench import peer
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
+from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
@@ -30,13 +32,7 @@ def demo(options: argparse.Namespace) -> None:
     recipe = PRESETS["maskrcnn_toy"]
     config = replace(recipe.training, seed=options.seed, steps=options.steps or recipe.training.steps)
     print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
-    root = ensure_toybox(
-        options.out / "toybox",
-        train_images=DEMO_TRAIN,
-        val_images=DEMO_VAL,
-        seed=options.seed,
-        config=ToyboxConfig(),
-    )
+    root = _demo_scenes(options.out)
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
     torch.manual_seed(options.seed)
     model = MaskRCNN(recipe.config(dataset.num_classes))
@@ -47,7 +43,14 @@ def demo(options: argparse.Namespace) -> None:
         flush=True,
     )
     began = time.perf_counter()
-    train_model(model, dataset, options.out, config, preset="maskrcnn_toy", categories=_categories(dataset))
+    train_model(
+        model,
+        CachedDataset(dataset),
+        options.out,
+        config,
+        preset="maskrcnn_toy",
+        categories=_categories(dataset),
+    )
     minutes = (time.perf_counter() - began) / 60
     print(f"Trained in {minutes:.1f} minutes.  Evaluating on {len(held_out)} held-out scenes ...", flush=True)
     metrics, _ = evaluate_dataset(model, held_out)
@@ -118,16 +121,17 @@ def predict(options: argparse.Namespace) -> None:
     device = _device(options)
     model.to(device)
     category_of = {category.label: category.category_id for category in categories}
+    targets = _drawing_paths(options.pictures, options.out)
     options.out.mkdir(parents=True, exist_ok=True)
-    image_ids = _image_ids(options.pictures)
     results: list[dict[str, Any]] = []
-    for path, image_id in zip(options.pictures, image_ids):
+    for path, image_id, target in zip(options.pictures, _image_ids(options.pictures), targets):
         image = read_image(path)
         detection = _detect(model, image)
         size = (image.shape[-2], image.shape[-1])
-        results += [{**row, "file_name": path.name} for row in to_results(detection, image_id, size, category_of)]
+        results += [
+            {**row, "file_name": path.name} for row in to_results(detection, image_id, size, category_of)
+        ]
         drawn = draw_detections(image, detection, _names(categories), options.threshold)
-        target = options.out / f"{path.stem}.png"
         drawn.save(target)
         shown = int((detection["scores"] >= options.threshold).sum())
         print(f"{path}: {shown} objects from score {options.threshold:g} on, drawn in {target}")
@@ -138,14 +142,37 @@ def predict(options: argparse.Namespace) -> None:
 def make_toybox(options: argparse.Namespace) -> None:
     """Generated scenes in COCO's layout."""
     ensure_toybox(
-        options.out, train_images=options.train, val_images=options.val, seed=options.seed, config=ToyboxConfig()
+        options.out,
+        train_images=options.train,
+        val_images=options.val,
+        seed=options.seed,
+        config=ToyboxConfig(),
     )
     print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
+
+
+def bench_demo(options: argparse.Namespace) -> None:
+    """torchvision's Mask R-CNN trained on the demo's scenes for some minutes, and what it reaches."""
+    root = _demo_scenes(options.out)
+    dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
+    transform = PRESETS["maskrcnn_toy"].config(dataset.num_classes).transform
+    torch.manual_seed(0)
+    model = peer.make_peer(dataset.num_classes, transform.min_sizes[-1], transform.max_size)
+    steps = peer.train_for(model, dataset, options.minutes, options.batch_size)
+    print(f"torchvision, resnet18-FPN: {steps} steps of {options.batch_size} in {options.minutes:g} minutes")
+    print(format_metrics(peer.evaluate(model, held_out)))
 
 
 def bench_ops(options: argparse.Namespace) -> None:
     """Ratios of our operations to torchvision's, measured in this run."""
     ops_bench.run(options.repeats)
+
+
+def _demo_scenes(out: Path) -> Path:
+    """The demo's scenes, the same for every seed of the training."""
+    return ensure_toybox(
+        out / "toybox", train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig(), workers=2
+    )
 
 
 def _recipe(name: str) -> Recipe:
@@ -157,7 +184,9 @@ def _recipe(name: str) -> Recipe:
 def _training_config(recipe: Recipe, options: argparse.Namespace) -> TrainConfig:
     config = recipe.training
     if options.optimizer and options.optimizer != config.optimizer and options.lr is None:
-        raise ValueError(f"--optimizer {options.optimizer} needs --lr: this recipe's rate is for {config.optimizer}")
+        raise ValueError(
+            f"--optimizer {options.optimizer} needs --lr: this recipe's rate is for {config.optimizer}"
+        )
     if options.batch_size:
         config = with_batch_size(config, options.batch_size)
     names = ("steps", "lr", "optimizer", "schedule", "precision", "seed", "eval_every")
@@ -193,9 +222,7 @@ def _open(options: argparse.Namespace, kind: str) -> CocoDataset:
 def _root(options: argparse.Namespace) -> Path:
     if options.data != "toybox":
         return Path(options.data)
-    return ensure_toybox(
-        options.out / "toybox", train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig()
-    )
+    return _demo_scenes(options.out)
 
 
 def _open_split(root: Path, split: str | None, kind: str) -> CocoDataset:
@@ -220,7 +247,9 @@ def _names(categories: list[CategoryName]) -> dict[int, str]:
 def _device(options: argparse.Namespace) -> torch.device:
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.item()  # a device that cannot compute, such as meta, says so here
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
@@ -238,7 +267,9 @@ def _detect(model: MaskRCNN, image: torch.Tensor) -> Any:
     return {name: value.cpu() for name, value in detection.items()}
 
 
-def _draw_dataset(model: MaskRCNN, dataset: CocoDataset, folder: Path, names: dict[int, str], number: int) -> None:
+def _draw_dataset(
+    model: MaskRCNN, dataset: CocoDataset, folder: Path, names: dict[int, str], number: int
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for index in range(min(number, len(dataset))):
@@ -246,6 +277,16 @@ def _draw_dataset(model: MaskRCNN, dataset: CocoDataset, folder: Path, names: di
         drawn.append(draw_detections(image, _detect(model, image), names))
         drawn[-1].save(folder / f"{Path(dataset.images[index].file_name).stem}.png")
     draw_grid(drawn, columns=4).save(folder.parent / "predictions.png")
+
+
+def _drawing_paths(pictures: list[Path], out: Path) -> list[Path]:
+    """Where each picture's drawing goes; ValueError where it would replace another one or a given picture."""
+    targets = [out / f"{path.stem}.png" for path in pictures]
+    given = {path.resolve() for path in pictures}
+    for path, target in zip(pictures, targets):
+        if targets.count(target) > 1 or target.resolve() in given:
+            raise ValueError(f"the drawing of {path} would replace another file: {target}")
+    return targets
 
 
 def _image_ids(paths: list[Path]) -> list[int]:

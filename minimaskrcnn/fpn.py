@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minimaskrcnn.norms import Norm, make_norm
+
 
 @dataclass(frozen=True, kw_only=True)
 class FPNConfig:
@@ -21,6 +23,8 @@ class FPNConfig:
     """Of every level (FPN, section 3)."""
     pool_level: bool = True
     """Add P6 = P5 subsampled by 2, for the anchors of 512 pixels."""
+    norm: Norm = "none"
+    """After each convolution; for training from scratch."""
 
 
 class FPN(nn.Module):
@@ -31,19 +35,21 @@ class FPN(nn.Module):
         self.config = config
         self.strides = (*strides, 2 * strides[-1]) if config.pool_level else strides
         self.lateral = nn.ModuleList(nn.Conv2d(c, config.channels, 1) for c in in_channels)
+        self.lateral_norm = nn.ModuleList(make_norm(config.norm, config.channels) for _ in in_channels)
         self.smooth = nn.ModuleList(
             nn.Conv2d(config.channels, config.channels, 3, padding=1) for _ in in_channels
         )
+        self.smooth_norm = nn.ModuleList(make_norm(config.norm, config.channels) for _ in in_channels)
         for conv in [*self.lateral, *self.smooth]:
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: list[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
-        merged = [lateral(x) for lateral, x in zip(self.lateral, maps)]
+        merged = [norm(conv(x)) for norm, conv, x in zip(self.lateral_norm, self.lateral, maps)]
         for level in reversed(range(len(merged) - 1)):
             above = F.interpolate(merged[level + 1], size=merged[level].shape[-2:], mode="nearest")
             merged[level] = merged[level] + above
-        levels = [smooth(x) for smooth, x in zip(self.smooth, merged)]
+        levels = [norm(conv(x)) for norm, conv, x in zip(self.smooth_norm, self.smooth, merged)]
         if self.config.pool_level:
             levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
         return levels

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.rpn import full_precision
 
 
@@ -29,6 +30,8 @@ class MaskHeadConfig:
     """Of the convolutions and the deconvolution."""
     convs: int = 4
     """3×3 convolutions before the deconvolution."""
+    norm: Norm = "none"
+    """After each of them; for training from scratch."""
 
 
 def mask_loss(
@@ -59,6 +62,7 @@ class MaskHead(nn.Module):
         self.config = config
         widths = [in_channels] + [config.channels] * config.convs
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(make_norm(config.norm, channels) for channels in widths[1:])
         self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, 2)
         self.predictor = nn.Conv2d(config.channels, num_classes, 1)
         for layer in [*self.convs, self.deconv, self.predictor]:
@@ -67,6 +71,6 @@ class MaskHead(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "R C P P"]) -> Float[Tensor, "R N m m"]:
         x = pooled
-        for conv in self.convs:
-            x = F.relu(conv(x))
+        for conv, norm in zip(self.convs, self.norms):
+            x = F.relu(norm(conv(x)))
         return full_precision(self.predictor(F.relu(self.deconv(x))))

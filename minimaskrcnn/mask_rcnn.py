@@ -127,10 +127,11 @@ class MaskRCNN(nn.Module):
                 raise ValueError(f"targets[{index}] has no 'masks', and this model has a mask head")
         truth = preprocess_targets(targets, batch.original_sizes, batch.image_sizes, padded_size(batch))
         # A label out of range would index stray weights; on a GPU looking would wait, and indexing asserts there.
-        if truth.labels.device.type == "cpu" and truth.labels.max() >= self.config.num_classes:
-            raise ValueError(
-                f"labels must lie in 1..{self.config.num_classes - 1}, got {[t['labels'].tolist() for t in targets]}"
-            )
+        if truth.labels.device.type == "cpu":
+            labels = truth.labels[truth.valid]
+            if not ((labels >= 1) & (labels < self.config.num_classes)).all():
+                found = [target["labels"].tolist() for target in targets]
+                raise ValueError(f"labels must lie in 1..{self.config.num_classes - 1}, got {found}")
         return truth
 
     def _pool(self, features: list[Tensor], boxes: Tensor, image_index: Tensor, size: int) -> Tensor:

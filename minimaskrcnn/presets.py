@@ -44,17 +44,18 @@ def maskrcnn_toy_config(num_classes: int = 9) -> MaskRCNNConfig:
     return MaskRCNNConfig(
         num_classes=num_classes,
         transform=TransformConfig(
-            min_sizes=(160,), max_size=224, size_divisor=16, mean=(0.5,) * 3, std=(0.25,) * 3
+            min_sizes=(128,), max_size=192, size_divisor=16, mean=(0.5,) * 3, std=(0.25,) * 3
         ),
         resnet=ResNetConfig(depth=18, width=32, stages=3, norm="batch", frozen_stages=0),
-        fpn=FPNConfig(channels=64, pool_level=False),
-        anchors=AnchorConfig(sizes=((16.0,), (36.0,), (80.0,)), round_corners=False, stride_from_grid=False),
+        fpn=FPNConfig(channels=48, pool_level=False, norm="batch"),
+        anchors=AnchorConfig(sizes=((10.0,), (24.0,), (56.0,)), round_corners=False, stride_from_grid=False),
         rpn=RPNConfig(
             anchors_per_image=64, pre_nms_train=200, pre_nms_test=200, post_nms_train=100, post_nms_test=100
         ),
-        pooler=PoolerConfig(aligned=True, canonical_size=64.0, canonical_level=3),
+        # Everything up to 200 pixels is read at stride 4: shapes this small need the detail.
+        pooler=PoolerConfig(aligned=True, canonical_size=400.0, canonical_level=3),
         box_head=BoxHeadConfig(hidden=256, rois_per_image=32, detections_per_image=50),
-        mask_head=MaskHeadConfig(channels=64, convs=3),
+        mask_head=MaskHeadConfig(channels=48, convs=2, norm="group"),
     )
 
 

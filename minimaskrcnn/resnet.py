@@ -11,10 +11,11 @@ with the other backbones.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from minimaskrcnn.norms import Norm, make_norm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -28,7 +29,7 @@ class ResNetConfig:
     """Channels of the stem; stages have 1, 2, 4 and 8 times as many, times 4 in bottleneck ResNets."""
     stages: int = 4
     """How many stages are built; 3 ends at stride 16."""
-    norm: Literal["frozen_batch", "batch", "group"] = "frozen_batch"
+    norm: Norm = "frozen_batch"
     """Batch norm is frozen where pre-trained statistics exist: batches of detection are too small to renew them."""
     norm_eps: float = 1e-5
     """torchvision's COCO_V1 weights were made with 0.0."""
@@ -42,41 +43,15 @@ class ResNetConfig:
         return tuple(self.width * 2**stage * expansion for stage in range(self.stages))
 
 
-class FrozenBatchNorm2d(nn.Module):
-    """Batch norm with fixed statistics and fixed affine: per channel, x · scale + shift."""
-
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
-
-
-def make_norm(channels: int, config: ResNetConfig) -> nn.Module:
-    """The normalisation that `config.norm` names; group norm has 32 groups, or fewer for narrow layers."""
-    if config.norm == "frozen_batch":
-        return FrozenBatchNorm2d(channels, config.norm_eps)
-    if config.norm == "batch":
-        return nn.BatchNorm2d(channels, eps=config.norm_eps)
-    return nn.GroupNorm(min(32, channels // 8), channels, eps=config.norm_eps)
-
-
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions (ResNet-18 and 34)."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
-        self.norm1 = make_norm(channels, config)
+        self.norm1 = make_norm(config.norm, channels, config.norm_eps)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.norm2 = make_norm(channels, config)
+        self.norm2 = make_norm(config.norm, channels, config.norm_eps)
         self.shortcut = make_shortcut(in_channels, channels, stride, config)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
@@ -90,11 +65,11 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.norm1 = make_norm(channels, config)
+        self.norm1 = make_norm(config.norm, channels, config.norm_eps)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
-        self.norm2 = make_norm(channels, config)
+        self.norm2 = make_norm(config.norm, channels, config.norm_eps)
         self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.norm3 = make_norm(4 * channels, config)
+        self.norm3 = make_norm(config.norm, 4 * channels, config.norm_eps)
         self.shortcut = make_shortcut(in_channels, 4 * channels, stride, config)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
@@ -108,7 +83,7 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, config: ResN
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-    return nn.Sequential(projection, make_norm(out_channels, config))
+    return nn.Sequential(projection, make_norm(config.norm, out_channels, config.norm_eps))
 
 
 def make_stage(in_channels: int, index: int, config: ResNetConfig) -> nn.Sequential:
@@ -128,7 +103,9 @@ class ResNet(nn.Module):
         self.config = config
         self.strides = tuple(4 * 2**stage for stage in range(config.stages))
         self.stem = nn.Sequential(
-            nn.Conv2d(3, config.width, 7, 2, 3, bias=False), make_norm(config.width, config), nn.ReLU()
+            nn.Conv2d(3, config.width, 7, 2, 3, bias=False),
+            make_norm(config.norm, config.width, config.norm_eps),
+            nn.ReLU(),
         )
         in_channels = (config.width, *config.channels[:-1])
         self.stages = nn.ModuleList(make_stage(c, i, config) for i, c in enumerate(in_channels))

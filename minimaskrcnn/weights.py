@@ -7,7 +7,7 @@ detection models and ResNets; the layers are the same, so nothing is computed.
 | item of torchvision's COCO_V1 weights | field here |
 |---|---|
 | frozen batch norm with eps 0.0 | `ResNetConfig.norm_eps` |
-| anchors with rounded corners; stride = padded size // grid size | `AnchorConfig.round_corners`, `.stride_from_grid` |
+| anchors: rounded corners, stride = padded size // grid | `AnchorConfig.round_corners`, `.stride_from_grid` |
 | masks pasted into boxes cut to integers | `ops.paste_masks` |
 | labels are COCO's category ids, 91 classes | `data.coco_names` |
 """
@@ -16,6 +16,7 @@ import dataclasses
 import json
 import pickle
 import re
+import struct
 import types
 import typing
 from pathlib import Path
@@ -126,8 +127,19 @@ def load_model(path: Path) -> tuple[MaskRCNN, WeightsFile]:
     """The model of a weights file, in evaluation mode, and the file's content."""
     file = load_weights(path)
     model = MaskRCNN(file.config)
-    model.load_state_dict(file.state_dict)
+    load_exactly(model, file.state_dict, path)
     return model.eval(), file
+
+
+def load_exactly(model: nn.Module, state_dict: StateDict, path: Path) -> None:
+    """Load all tensors; ValueError that names the first one that is missing, unknown or of another shape."""
+    own = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: list(tensor.shape) for name, tensor in state_dict.items()}
+    for name in sorted(own.keys() | given.keys()):
+        if own.get(name) != given.get(name):
+            sizes = f"the network has {own.get(name, 'none')}, the file {given.get(name, 'none')}"
+            raise ValueError(f"{path}: not the weights of this network: of {name!r} {sizes}")
+    model.load_state_dict(state_dict)
 
 
 def load_matching(model: nn.Module, state_dict: StateDict) -> list[str]:
@@ -136,11 +148,13 @@ def load_matching(model: nn.Module, state_dict: StateDict) -> list[str]:
     Raises ValueError where nothing fits.
     """
     own = model.state_dict()
-    fitting = {name: value for name, value in state_dict.items() if name in own and value.shape == own[name].shape}
+    fitting = {
+        name: value for name, value in state_dict.items() if name in own and value.shape == own[name].shape
+    }
     if not fitting:
         raise ValueError("no tensor of these weights fits the model: another architecture")
     model.load_state_dict(fitting, strict=False)
-    return sorted(set(own) - set(fitting))
+    return sorted(name for name in set(own) - set(fitting) if not name.endswith("num_batches_tracked"))
 
 
 # torchvision's names (new ones) to ours, tried in this order on the start of each name.
@@ -206,9 +220,12 @@ def read_any(path: Path) -> StateDict:
         return load_weights(path).state_dict
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, struct.error) as error:
+        # The last two are what torch's reader of its older format raises for bytes that are something else.
         raise ValueError(f"{path}: neither .safetensors nor a plain state dict of torch") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise ValueError(f"{path}: expected a dict of tensors, as torchvision's .pth files are")
     return from_torchvision(content)
 
@@ -229,7 +246,7 @@ def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
     has_masks = any(name.startswith("mask_head.") for name in state_dict)
     make_config = maskrcnn_resnet50_fpn_config if has_masks else fasterrcnn_resnet50_fpn_config
     model = MaskRCNN(torchvision_coco_v1(make_config(classes)))
-    model.load_state_dict(state_dict)
+    load_exactly(model, state_dict, path)
     names = dict(COCO_NAMES) if classes == 91 else {}
     labels = sorted(names) or range(1, classes)
     return model.eval(), [CategoryName(label, label, names.get(label, str(label))) for label in labels]

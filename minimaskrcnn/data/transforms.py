@@ -15,7 +15,7 @@ keypoints, H W the padded picture, h w a picture's own size.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -107,8 +107,10 @@ def resize_image(image: Float[Tensor, "C h w"], size: ImageSize) -> Float[Tensor
 
 def resize_masks(masks: Bool[Tensor, "G h w"], size: ImageSize) -> Bool[Tensor, "G H W"]:
     """Nearest pixel, by flooring (F.interpolate's "nearest")."""
-    if masks.shape[-2:] == size or not masks.shape[0]:
-        return masks.new_zeros(0, *size) if not masks.shape[0] else masks
+    if not len(masks):
+        return masks.new_zeros(0, *size)
+    if masks.shape[-2:] == size:
+        return masks
     return F.interpolate(masks.view(torch.uint8)[:, None], size=size, mode="nearest")[:, 0].view(torch.bool)
 
 
@@ -198,7 +200,7 @@ def preprocess(
 
 
 def preprocess_targets(
-    targets: list[Any],
+    targets: list[Target],
     original_sizes: list[ImageSize],
     image_sizes: list[ImageSize],
     padded_size: ImageSize,
@@ -237,7 +239,7 @@ def check_images(images: list[Tensor]) -> None:
             raise TypeError(f"pictures must share one floating dtype, picture {i} has {image.dtype}")
 
 
-def check_targets(targets: list[Any], original_sizes: list[ImageSize]) -> None:
+def check_targets(targets: list[Target], original_sizes: list[ImageSize]) -> None:
     """ValueError or TypeError unless every target fits its picture of `original_sizes`.
 
     Values (finite, x2 > x1, y2 > y1) are checked for tensors on the CPU only: elsewhere that would wait for
@@ -304,7 +306,7 @@ def _hflip_keypoints(keypoints: Float[Tensor, "G K 3"], width: int) -> Float[Ten
 
 
 def _stack_masks(
-    targets: list[Any], image_sizes: list[ImageSize], padded_size: ImageSize
+    targets: list[Target], image_sizes: list[ImageSize], padded_size: ImageSize
 ) -> Bool[Tensor, "M H W"]:
     total = sum(len(target["masks"]) for target in targets)
     stack = torch.zeros(total, *padded_size, dtype=torch.bool, device=targets[0]["masks"].device)
@@ -317,7 +319,7 @@ def _stack_masks(
 
 
 def _pad_keypoints(
-    targets: list[Any],
+    targets: list[Target],
     shape: tuple[int, int],
     original_sizes: list[ImageSize],
     image_sizes: list[ImageSize],

@@ -50,7 +50,9 @@ def load_checkpoint(
     file = load_weights(path)
     tensors, metadata = read_safetensors(path)
     if "step" not in metadata:
-        raise ValueError(f"{path}: weights without training state cannot be resumed (start from them: --weights)")
+        raise ValueError(
+            f"{path}: weights without training state cannot be resumed (start from them: --weights)"
+        )
     if config_to_json(file.config) != config_to_json(model.config):
         raise ValueError(f"{path}: made with another model configuration (preset {file.preset!r})")
     saved = json.loads(metadata["settings"])

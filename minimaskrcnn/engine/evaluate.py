@@ -44,7 +44,6 @@ def to_results(
     return [result for result in results if result["category_id"] is not None]
 
 
-@torch.no_grad()
 def detect_all(
     model: MaskRCNN, dataset: CocoDataset, category_of: dict[int, int], *, batch_size: int, workers: int = 0
 ) -> Iterator[list[Result]]:
@@ -53,7 +52,8 @@ def detect_all(
     device = next(model.parameters()).device
     loader = make_loader(dataset, batch_size=batch_size, workers=workers)
     for images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
-        detections = model([image.to(device) for image in images], paste=False)
+        with torch.no_grad():
+            detections = model([image.to(device) for image in images], paste=False)
         results: list[Result] = []
         for image, target, detection in zip(images, targets, detections):
             size = (image.shape[-2], image.shape[-1])
@@ -62,19 +62,37 @@ def detect_all(
 
 
 def coco_metrics(annotations: Path, results: list[Result], image_ids: list[int] | None = None) -> Metrics:
-    """COCO's 12 numbers, fractions, for `bbox` and, where the results have masks, `segm`.
+    """COCO's 12 numbers, fractions, for `bbox` and, where results and annotations have masks, `segm`.
 
     `image_ids` restricts the evaluation.  No detection at all gives 0 (or -1 where there is no ground truth).
     """
+    content = json.loads(annotations.read_bytes())
+    objects = content["annotations"]
+    outlined = [annotation for annotation in objects if annotation.get("segmentation")]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        kinds = ["bbox"] + (["segm"] if all("segmentation" in result for result in results) else [])
-        return {kind: _summarize(truth, results, kind, image_ids) for kind in kinds}
+        metrics = {"bbox": _summarize(_index(content, objects), results, "bbox", image_ids)}
+        if all("segmentation" in result for result in results) and (outlined or not objects):
+            # Without the boxes, or pycocotools would take their areas for those of the masks.
+            masks = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+            metrics["segm"] = _summarize(_index(content, outlined), masks, "segm", image_ids)
+    return metrics
 
 
-def _summarize(truth: COCO, results: list[Result], kind: str, image_ids: list[int] | None) -> dict[str, float]:
+def _index(content: dict[str, Any], annotations: list[Result]) -> COCO:
+    """pycocotools' table of `annotations`, with the fields that it needs and a file may leave out."""
+    truth = COCO()
+    defaults = ({"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]} for row in annotations)
+    rows = [{**default, **row} for default, row in zip(defaults, annotations)]
+    truth.dataset = {"images": content["images"], "categories": content["categories"], "annotations": rows}
+    truth.createIndex()
+    return truth
+
+
+def _summarize(
+    truth: COCO, results: list[Result], kind: str, image_ids: list[int] | None
+) -> dict[str, float]:
     # loadRes cannot take an empty list, and writes into the results that it is given.
-    found = truth.loadRes([dict(result) for result in results]) if results else _nothing(truth)
+    found = truth.loadRes([dict(result) for result in results]) if results else _index(truth.dataset, [])
     evaluation = COCOeval(truth, found, kind)
     if image_ids is not None:
         evaluation.params.imgIds = sorted(image_ids)
@@ -82,13 +100,6 @@ def _summarize(truth: COCO, results: list[Result], kind: str, image_ids: list[in
     evaluation.accumulate()
     evaluation.summarize()
     return dict(zip(METRICS, (float(value) for value in evaluation.stats)))
-
-
-def _nothing(truth: COCO) -> COCO:
-    empty = COCO()
-    empty.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
-    empty.createIndex()
-    return empty
 
 
 def evaluate_dataset(

@@ -22,10 +22,10 @@ class Recipe(NamedTuple):
 
 PAPER = TrainConfig()
 TOY = TrainConfig(
-    steps=600,
-    batch_size=16,
+    steps=1100,
+    batch_size=8,
     optimizer="adamw",
-    lr=2e-3,
+    lr=1e-3,
     weight_decay=0.05,
     schedule="cosine",
     warmup_steps=50,

@@ -122,9 +122,10 @@ class Log:
     def __init__(self, path: Path, first_step: int) -> None:
         """Open for appending; lines after `first_step` belong to a run that was cut off, and are dropped."""
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() and first_step else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(line + "\n" for line in kept))
+        # What follows the last line's end was cut off while it was written.
+        lines = path.read_text().splitlines(keepends=True) if path.exists() and first_step else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+        path.write_text("".join(kept))
 
     def write(self, **values: Any) -> None:
         with self.path.open("a") as file:
@@ -157,9 +158,11 @@ def train_model(
     log = Log(run / "metrics.jsonl", first)
 
     def save(path: Path, done: int) -> None:
-        save_checkpoint(path, model, optimizer, step=done, settings=settings, preset=preset, categories=categories)
+        save_checkpoint(
+            path, model, optimizer, step=done, settings=settings, preset=preset, categories=categories
+        )
 
-    metrics: Metrics = {}
+    metrics = evaluation(model) if evaluation is not None and first >= config.steps else {}
     best = _best_so_far(log.path)
     batches = training_batches(
         dataset,
@@ -175,15 +178,11 @@ def train_model(
         losses = training_step(model, optimizer, images, targets, step, config)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            values = {name: round(value.item(), 6) for name, value in losses.items()}
-            log.write(step=done, lr=learning_rate(step, config), **values)
-            bar.set_postfix(loss=f"{values['loss']:.3f}")
+            _report(log, bar, done, learning_rate(step, config), losses)
         if _due(done, config.checkpoint_every, config.steps):
             save(run / "last.safetensors", done)
         if evaluation is not None and _due(done, config.eval_every, config.steps):
-            metrics = evaluation(model)
-            log.write(step=done, eval=metrics)
-            tqdm.write(f"step {done}: {_headline(metrics)}")
+            metrics = _evaluated(model, evaluation, log, done)
             if _score(metrics) > best:
                 best = _score(metrics)
                 save(run / "best.safetensors", done)
@@ -192,6 +191,19 @@ def train_model(
 
 def _due(done: int, every: int, steps: int) -> bool:
     return done == steps or (every > 0 and done % every == 0)
+
+
+def _report(log: Log, bar: tqdm, done: int, rate: float, losses: dict[str, Tensor]) -> None:
+    values = {name: round(value.item(), 6) for name, value in losses.items()}
+    log.write(step=done, lr=rate, **values)
+    bar.set_postfix(loss=f"{values['loss']:.3f}")
+
+
+def _evaluated(model: MaskRCNN, evaluation: Callable[[MaskRCNN], Metrics], log: Log, done: int) -> Metrics:
+    metrics = evaluation(model)
+    log.write(step=done, eval=metrics)
+    tqdm.write(f"step {done}: {_headline(metrics)}")
+    return metrics
 
 
 def _score(metrics: Metrics) -> float:

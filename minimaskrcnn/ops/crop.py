@@ -1,18 +1,21 @@
 """Mask targets: RoIAlign of a bitmap (paper, section 3.1: "the intersection between an RoI and its associated mask").
 
-A bitmap has one channel and a box may cover all of it, so gathering cells bin by bin would be wasteful.  The
-weights are separable: out = Ay · M · Axᵀ, with Ay [m, H] and Ax [m, W] dense, one pair of them per roi.
+A bitmap has one channel and a box may cover all of it, so a list of cells per bin would be long.  The weights are
+separable: out = Ay · M · Axᵀ.  Ay [m, H] has a few entries a row, so Ay · M is an embedding bag over the rows of all
+bitmaps; Ax [m, W] is dense, one per roi.
 
-Axis letters: M bitmaps; H, W their rows and columns; R rois; m output rows and columns.
+Axis letters: M bitmaps; H, W their rows and columns; R rois; m output rows and columns; S rows of a bin.
 """
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-from minimaskrcnn.ops.roi_align import _merged_axis, _samples
+from minimaskrcnn.ops.roi_align import check_index
+from minimaskrcnn.ops.sampling import merged_axis_entries, samples_per_bin
 
-# Numbers held per chunk of rois in the largest temporary: 16 MiB of float32.
+# Numbers in the largest temporary of a chunk of rois, [R, m, W]: 16 MiB of float32.
 CHUNK = 2**22
 
 
@@ -22,25 +25,38 @@ def crop_masks(
     mask_index: Int64[Tensor, "R"],
     output_size: int,
 ) -> Float[Tensor, "R m m"]:
-    """Each box's part of its mask at m × m, in the boxes' dtype.
+    """Each box's part of its mask, averaged down or interpolated up to m × m, in the boxes' dtype.
 
     Equals `roi_align(masks[:, None].to(boxes.dtype), rois, (m, m), 1.0, sampling_ratio=-1, aligned=False)[:, 0]`.
+    Memory: the masks in the boxes' dtype, and twice CHUNK numbers.  No gradient.  Raises ValueError for a mask index
+    out of range on the CPU; on a GPU such a row is NaN.
     """
-    height, width = masks.shape[1:]
-    out = boxes.new_zeros(len(boxes), output_size, output_size)
-    step = max(1, CHUNK // max(1, height * width))
+    known = (mask_index >= 0) & (mask_index < len(masks))
+    check_index(mask_index, len(masks))
+    boxes, (height, width) = boxes.detach(), masks.shape[1:]
+    out = boxes.new_full((len(boxes), output_size, output_size), torch.nan)
+    if not len(masks):
+        return out
+    table = masks.detach().to(boxes.dtype).reshape(-1, width)
+    first_row = mask_index.clamp(0, len(masks) - 1) * height
+    step = max(1, CHUNK // max(1, output_size * width))
     for start in range(0, len(boxes), step):
-        rows = slice(start, start + step)
-        ay = _axis_matrix(boxes[rows, 1], boxes[rows, 3], height, output_size)
-        ax = _axis_matrix(boxes[rows, 0], boxes[rows, 2], width, output_size)
-        out[rows] = ay @ masks[mask_index[rows]].to(boxes.dtype) @ ax.mT
-    return out
+        x1, y1, x2, y2 = boxes[start : start + step].unbind(1)
+        rows, weights = _shares(y1, y2, height, output_size)
+        rows = rows + first_row[start : start + step, None, None]
+        strips = embedding_bag(
+            rows.flatten(0, 1), table, mode="sum", per_sample_weights=weights.flatten(0, 1)
+        )
+        columns, weights = _shares(x1, x2, width, output_size)
+        ax = weights.new_zeros(len(x1), output_size, width).scatter_add_(-1, columns, weights)
+        with torch.autocast(boxes.device.type, enabled=False):
+            out[start : start + step] = strips.view(-1, output_size, width) @ ax.mT
+    return torch.where(known[:, None, None], out, torch.nan)
 
 
-def _axis_matrix(
+def _shares(
     start: Float[Tensor, "R"], end: Float[Tensor, "R"], extent: int, bins: int
-) -> Float[Tensor, "R bins extent"]:
-    """Share of each pixel in each bin on one axis."""
-    sizes = torch.full_like(start, extent, dtype=torch.int64)
-    cells, shares = _merged_axis(start, end, sizes, bins, _samples(start, end, bins, False), False)
-    return shares.new_zeros(len(start), bins, extent).scatter_add(-1, cells, shares)
+) -> tuple[Int64[Tensor, "R bins S"], Float[Tensor, "R bins S"]]:
+    """The pixels of each bin on one axis, and their weights."""
+    extents = torch.full_like(start, extent, dtype=torch.int64)
+    return merged_axis_entries(start, end, extents, bins, samples_per_bin(start, end, bins, False), False)

@@ -1,30 +1,39 @@
 """Masks of m × m, as the mask head makes them, pasted into the picture (paper, section 3.1: "resized to the RoI").
 
 Rule, as torchvision's: pad the mask by one pixel, grow the box by the same factor (m + 2) / m, cut its corners to
-integers, and resize the padded mask bilinearly (align_corners=False) onto x1..x2 *inclusive*.  The resize is
-separable: out = Ry · M · Rxᵀ with Ry [h, m + 2] and Rx [w, m + 2], so an object is two small matrix products into
-the slice of the picture that its box covers.
+integers towards zero, and resize the padded mask bilinearly (align_corners=False) onto x1..x2 *inclusive*.  The
+resize is separable: values = Ry · M · Rxᵀ with Ry [h, m + 2] and Rx [w, m + 2], so an object is two small matrix
+products, into the slice of the picture that its box covers.
 
 Axis letters: n objects; m mask rows and columns; h, w image rows and columns.
-These functions stand at the model's boundary: they read the boxes on the host once, and loop over objects.
-Left out: detectron2's rule (grid_sample at real coordinates).
+These functions stand at the model's boundary: they read the boxes on the host, once, and loop over objects.  They
+have no gradient.  Left out: detectron2's rule (grid_sample at real coordinates).
 """
 
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn.functional import pad
 
 
 class RLE(TypedDict):
-    """COCO's compressed run-length encoding of one bitmap; `size` is (height, width)."""
+    """COCO's compressed run-length encoding of one bitmap; `size` is [height, width]."""
 
     size: list[int]
     counts: str
+
+
+class _Patch(NamedTuple):
+    """The part of the picture that an object's box covers, and its mask's values there."""
+
+    rows: slice
+    columns: slice
+    values: Float[Tensor, "rows columns"]
 
 
 def paste_masks(
@@ -33,19 +42,19 @@ def paste_masks(
     image_size: tuple[int, int],
     threshold: float | None = 0.5,
 ) -> Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]:
-    """Masks in the picture: true where the resized mask exceeds `threshold`.
+    """Masks in the picture: true where the resized mask exceeds `threshold`; `image_size` is (height, width).
 
     With `threshold=None` the resized masks themselves (what torchvision's model returns), 0 outside of the boxes.
-    A box without a pixel in the picture gives an empty mask.  Raises ValueError for masks that are not square,
-    or not as many as the boxes.
+    A box without a pixel in the picture gives an empty mask.  Raises ValueError for masks that are not square, or
+    not as many as the boxes.
     """
-    dtype = masks.dtype if threshold is None else torch.bool
-    out = masks.new_zeros((masks.shape[0], *image_size), dtype=dtype)
-    for canvas, (rows, columns, patch) in zip(out, _patches(masks, boxes, image_size)):
+    out = _blank((len(masks), *image_size), masks.dtype if threshold is None else torch.bool, masks.device)
+    for canvas, patch in zip(out, _patches(masks, boxes, image_size)):
+        region = canvas[patch.rows, patch.columns]
         if threshold is None:
-            canvas[rows, columns] = patch
+            region.copy_(patch.values)
         else:
-            torch.gt(patch, threshold, out=canvas[rows, columns])
+            torch.gt(patch.values, threshold, out=region)
     return out
 
 
@@ -56,59 +65,63 @@ def paste_masks_rle(
     threshold: float = 0.5,
 ) -> list[RLE]:
     """`paste_masks` as COCO run lengths, from each box's region alone: no full-size bitmap is ever made."""
-    return [
-        _encode((patch > threshold).cpu(), rows.start, columns.start, image_size)
-        for rows, columns, patch in _patches(masks, boxes, image_size)
-    ]
+    return [_encode(patch, threshold, image_size) for patch in _patches(masks, boxes, image_size)]
 
 
-def _encode(region: Bool[Tensor, "rows columns"], y: int, x: int, image_size: tuple[int, int]) -> RLE:
-    """Run lengths down the columns, as COCO counts them; `region` lies at (y, x) and all else is background."""
+def _encode(patch: _Patch, threshold: float, image_size: tuple[int, int]) -> RLE:
+    """Run lengths down the columns of the picture, background first, as COCO counts them."""
     height, width = image_size
-    # A background row above and below each column makes every run start and end inside of its column.
-    edges = pad(region.T.to(torch.int8), (1, 1)).diff()
-    column, row = (edges != 0).nonzero(as_tuple=True)
-    place = (column + x) * height + row + y
-    counts = place.diff(prepend=place.new_zeros(1), append=place.new_tensor([height * width]))
-    uncompressed = {"size": [height, width], "counts": counts.tolist()}
-    encoded = coco_mask.frPyObjects(uncompressed, height, width)
-    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+    region = (patch.values > threshold).cpu().numpy().T
+    # A background pixel above and below each column makes every run begin and end within it.
+    edges = np.pad(region, ((0, 0), (1, 1)))
+    column, row = np.nonzero(edges[:, 1:] != edges[:, :-1])
+    place = (column + patch.columns.start) * height + row + patch.rows.start
+    runs = np.diff(place, prepend=0, append=height * width)
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def _blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros.  On the CPU from calloc: the pages of memory that no box touches are never written."""
+    if device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    numbers = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(numbers).view(dtype).view(shape)
 
 
 def _patches(
     masks: Float[Tensor, "n m m"], boxes: Float[Tensor, "n 4"], image_size: tuple[int, int]
-) -> Iterator[tuple[slice, slice, Float[Tensor, "rows columns"]]]:
-    """For each object the rows and columns of the picture that its box covers, and the mask's values there."""
-    if masks.shape[-1] != masks.shape[-2] or masks.shape[0] != boxes.shape[0]:
+) -> Iterator[_Patch]:
+    if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or boxes.shape != (len(masks), 4):
         raise ValueError(
-            f"masks {tuple(masks.shape)} with boxes {tuple(boxes.shape)}: expected [n,m,m] and [n,4]"
+            f"masks {tuple(masks.shape)}, boxes {tuple(boxes.shape)}: expected [n,m,m] and [n,4]"
         )
     height, width = image_size
-    for mask, (x1, y1, x2, y2) in zip(
-        pad(masks, (1, 1, 1, 1)), _integer_boxes(boxes, masks.shape[-1]).tolist()
-    ):
+    corners = _integer_boxes(boxes.detach(), masks.shape[1]).tolist()
+    for mask, (x1, y1, x2, y2) in zip(pad(masks.detach(), (1, 1, 1, 1)), corners):
         rows, resize_rows = _resize_matrix(y1, y2, height, mask)
         columns, resize_columns = _resize_matrix(x1, x2, width, mask)
-        yield rows, columns, resize_rows @ mask @ resize_columns.T
+        with torch.autocast(mask.device.type, enabled=False):
+            values = resize_rows @ mask @ resize_columns.T
+        yield _Patch(rows, columns, values)
 
 
-def _integer_boxes(boxes: Float[Tensor, "n 4"], m: int) -> Int[Tensor, "n 4"]:
-    """Boxes grown with the mask's padding and cut towards zero: first and last pixel on each axis."""
-    grow = (m + 2) / m
+def _integer_boxes(boxes: Float[Tensor, "n 4"], m: int) -> Int64[Tensor, "n 4"]:
+    """The first and last column and row of each box, grown as padding grows its mask."""
     centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * grow
-    return torch.cat([centre - half, centre + half], -1).to(torch.int64)
+    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((m + 2) / m)
+    return torch.cat([centre - half, centre + half], 1).long()
 
 
 def _resize_matrix(
     first: int, last: int, limit: int, mask: Float[Tensor, "s s"]
 ) -> tuple[slice, Float[Tensor, "visible s"]]:
-    """Weights of the mask's samples for each pixel first..last that lies in 0..limit, and the slice of these."""
-    samples, length = mask.shape[0], max(last - first + 1, 1)
+    """The pixels of first..last that lie in 0..limit - 1, and the weights of the mask's samples at each of them."""
+    samples, length = len(mask), max(last - first + 1, 1)
     start = min(max(first, 0), limit)
     stop = max(min(last + 1, limit), start)
-    pixel = torch.arange(start - first, stop - first, device=mask.device, dtype=mask.dtype)
-    source = ((pixel + 0.5) * (samples / length) - 0.5).clamp(0, samples - 1)
-    sample = torch.arange(samples, device=mask.device, dtype=mask.dtype)
+    pixel = np.arange(start - first, stop - first, dtype=np.float64)
+    source = np.clip((pixel + 0.5) * (samples / length) - 0.5, 0, samples - 1)
     # A hat of half-width 1 around the source point: its two neighbours get 1 - fraction and fraction.
-    return slice(start, stop), (1 - (source[:, None] - sample).abs()).clamp(min=0)
+    hat = np.maximum(1 - np.abs(source[:, None] - np.arange(samples)), 0)
+    return slice(start, stop), torch.from_numpy(hat).to(mask)

@@ -54,17 +54,17 @@ def _nms_iou(a: np.ndarray, b: np.ndarray) -> float:
         return float(inter / union) if union > 0 else 0.0
 
 
-def bilinear(plane: Float[Tensor, "H W"], y: float, x: float) -> float:
-    """Value between four cells; 0 beyond one cell outside of the map, the edge's value within that cell."""
-    height, width = plane.shape
+def bilinear(plane: list[list[float]], y: float, x: float) -> float:
+    """Value between the four cells around a point of a plane [H][W]; 0 beyond one cell outside of the map, the edge's value within that cell."""
+    height, width = len(plane), len(plane[0])
     if y < -1 or y > height or x < -1 or x > width:
         return 0.0
     y, x = min(max(y, 0.0), height - 1), min(max(x, 0.0), width - 1)
     top, left = int(y), int(x)
     bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
     fy, fx = y - top, x - left
-    upper = (1 - fx) * plane[top, left].item() + fx * plane[top, right].item()
-    lower = (1 - fx) * plane[bottom, left].item() + fx * plane[bottom, right].item()
+    upper = (1 - fx) * plane[top][left] + fx * plane[top][right]
+    lower = (1 - fx) * plane[bottom][left] + fx * plane[bottom][right]
     return (1 - fy) * upper + fy * lower
 
 
@@ -83,7 +83,7 @@ def roi_align(
         ys = _sample_points(y1, y2, output_size[0], sampling_ratio, aligned)
         xs = _sample_points(x1, x2, output_size[1], sampling_ratio, aligned)
         for c in range(input.shape[1]):
-            plane = input[int(image), c].double()
+            plane = input[int(image), c].tolist()
             for ph, bin_ys in enumerate(ys):
                 for pw, bin_xs in enumerate(xs):
                     samples = [bilinear(plane, y, x) for y in bin_ys for x in bin_xs]
@@ -122,6 +122,7 @@ def paste_mask(
     m = mask.shape[0]
     padded = torch.zeros(m + 2, m + 2, dtype=torch.float64)
     padded[1:-1, 1:-1] = mask
+    samples = padded.tolist()
     x1, y1, x2, y2 = _grown(box.tolist(), (m + 2) / m)
     values = torch.zeros(height, width, dtype=torch.float64)
     for y in range(max(y1, 0), min(y2 + 1, height)):
@@ -129,7 +130,7 @@ def paste_mask(
             # The centre of pixel i of n lies at (i + 0.5) / n of the mask, whose samples lie at (k + 0.5) / (m + 2).
             sy = max((y - y1 + 0.5) * (m + 2) / (y2 - y1 + 1) - 0.5, 0.0)
             sx = max((x - x1 + 0.5) * (m + 2) / (x2 - x1 + 1) - 0.5, 0.0)
-            values[y, x] = bilinear(padded, sy, sx)
+            values[y, x] = bilinear(samples, sy, sx)
     return values > threshold, values
 
 

@@ -1,0 +1,230 @@
+"""Our operations beside torchvision's: the same inputs, the same run, calls taken in turn.
+
+The sizes are those of a training step of Mask R-CNN at full resolution: 1000 proposals on a pyramid of 256 channels,
+100 detections pasted into a picture of 800 × 1333.  `python -m minimaskrcnn bench ops` prints a table of medians;
+torchvision's column is empty where torchvision does not import.
+
+Written to be called by the command line and by hand: `python -m minimaskrcnn.bench.ops`.
+"""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from minimaskrcnn import ops
+
+Call = Callable[[], object]
+
+
+class Case(NamedTuple):
+    """Two ways to the same result; `goal` is the least speed-up that the project promises, where it promises one."""
+
+    name: str
+    ours: Call
+    peer: Call
+    goal: float | None = None
+
+
+def run(repeats: int = 7) -> None:
+    """Print a table of the median times of `repeats` calls, in milliseconds."""
+    peer = _torchvision()
+    device = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    beside = f"torchvision {peer.__version__}" if peer else "no torchvision here: its column is empty"
+    print(f"Operations on the CPU, {device}, {beside}; medians of {repeats} calls in ms\n")
+    print(f"| {'operation':<52} | torchvision |    ours | ratio | goal |")
+    print(f"|{'-' * 54}|------------:|--------:|------:|-----:|")
+    for case in _cases():
+        theirs, ours = _times(case, repeats, peer is not None)
+        goal = f"{case.goal:g}" if case.goal else ""
+        ratio = f"{theirs / ours:.1f}" if theirs else ""
+        print(
+            f"| {case.name:<52} | {theirs or 0:>11.1f} | {ours:>7.1f} | {ratio:>5} | {goal:>4} |", flush=True
+        )
+
+
+def _times(case: Case, repeats: int, with_peer: bool) -> tuple[float | None, float]:
+    """Median milliseconds of the peer's call and of ours, taken in turn so that both meet the same disturbances."""
+    peer, ours = [], []
+    for _ in range(repeats + 1):
+        if with_peer:
+            peer.append(_milliseconds(case.peer))
+        ours.append(_milliseconds(case.ours))
+    # The first call pays for memory and for compiled inner loops.
+    return (median(peer[1:]) if with_peer else None), median(ours[1:])
+
+
+def _milliseconds(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _torchvision() -> ModuleType | None:
+    """torchvision, which raises RuntimeError where it was built for another torch."""
+    try:
+        import torchvision
+    except (ModuleNotFoundError, RuntimeError):
+        return None
+    return torchvision
+
+
+def _cases() -> list[Case]:
+    random = torch.Generator().manual_seed(0)
+    return [*_pooling(random), *_suppression(random), *_pasting(random), _cropping(random)]
+
+
+def _boxes(
+    count: tuple[int, ...],
+    image_size: tuple[int, int],
+    smallest: float,
+    largest: float,
+    random: torch.Generator,
+) -> Tensor:
+    """Boxes with sides of smallest..largest pixels, somewhere inside of the picture."""
+    size = torch.tensor([image_size[1], image_size[0]])
+    sides = smallest + (largest - smallest) * torch.rand(*count, 2, generator=random)
+    corner = (size - sides) * torch.rand(*count, 2, generator=random)
+    return torch.cat([corner, corner + sides], -1)
+
+
+def _pooling(random: torch.Generator) -> list[Case]:
+    feature = torch.randn(1, 256, 128, 128, generator=random)
+    boxes = _boxes((1000,), (128, 128), 4, 44, random)
+    rois = torch.cat([torch.zeros(1000, 1), boxes], 1)
+    pyramid = [torch.randn(1, 256, 200 >> i, 336 >> i, generator=random) for i in range(4)]
+    sides = 2 ** (4 + 5 * torch.rand(1000, 2, generator=random))
+    proposals = torch.cat([boxes[:, :2] * 6, boxes[:, :2] * 6 + sides], 1)
+    image, strides = torch.zeros(1000, dtype=torch.int64), [4, 8, 16, 32]
+
+    def peer_pyramid() -> Tensor:
+        from torchvision.ops import MultiScaleRoIAlign
+
+        pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+        return pool({str(i): level for i, level in enumerate(pyramid)}, [proposals], [(800, 1344)])
+
+    name = "roi_align, 1000 boxes × 256 × 7 × 7, sampling 2"
+    return [
+        Case(
+            f"{name}: forward",
+            lambda: ops.roi_align(feature, rois, (7, 7), 1.0, 2),
+            lambda: _peer_ops().roi_align(feature, rois, (7, 7), 1.0, 2),
+            4,
+        ),
+        _backward(f"{name}: backward", feature, rois, random),
+        Case(
+            "multiscale_roi_align, the same over 4 levels",
+            lambda: ops.multiscale_roi_align(
+                pyramid, proposals, image, 7, strides, sampling_ratio=2, aligned=False
+            ),
+            peer_pyramid,
+        ),
+    ]
+
+
+def _backward(name: str, feature: Tensor, rois: Tensor, random: torch.Generator) -> Case:
+    """Gradient with respect to the feature map; what comes in is contiguous, as torchvision's kernel likes it."""
+    feature = feature.clone().requires_grad_()
+    incoming = torch.randn(1000, 256, 7, 7, generator=random)
+
+    def of(align: Callable[..., Tensor]) -> Call:
+        pooled: list[Tensor] = []
+
+        def call() -> object:
+            if not pooled:
+                pooled.append(align(feature, rois, (7, 7), 1.0, 2))
+            return torch.autograd.grad(pooled[0], feature, incoming, retain_graph=True)
+
+        return call
+
+    return Case(name, of(ops.roi_align), of(lambda *args: _peer_ops().roi_align(*args)), 6)
+
+
+def _suppression(random: torch.Generator) -> list[Case]:
+    few = _boxes((1000,), (800, 1333), 10, 130, random)
+    many = _boxes((16, 4000), (800, 1333), 10, 130, random)
+    scores = torch.rand(16, 4000, generator=random)
+    levels = torch.randint(0, 5, (16, 4000), generator=random)
+    valid = torch.ones_like(levels, dtype=torch.bool)
+    steps = 4.0 * torch.arange(4000)
+    chain = torch.stack([steps, torch.zeros(4000), steps + 10, torch.full((4000,), 10.0)], 1)
+    descending = torch.arange(4000.0).flip(0)
+
+    def each_image() -> object:
+        nms = _peer_ops().batched_nms
+        return [nms(b, s, g, 0.7)[:1000] for b, s, g in zip(many, scores, levels)]
+
+    return [
+        Case(
+            "nms, 1000 boxes",
+            lambda: ops.nms(few, scores[0, :1000], 0.5),
+            lambda: _peer_ops().nms(few, scores[0, :1000], 0.5),
+            0.5,
+        ),
+        Case(
+            "nms, a chain of 4000 boxes",
+            lambda: ops.nms(chain, descending, 0.3),
+            lambda: _peer_ops().nms(chain, descending, 0.3),
+        ),
+        Case(
+            "nms_padded, 16 images × 4000 boxes in 5 levels",
+            lambda: ops.nms_padded(many, scores, levels, valid, 0.7, 1000),
+            each_image,
+        ),
+    ]
+
+
+def _pasting(random: torch.Generator) -> list[Case]:
+    masks = torch.rand(100, 28, 28, generator=random)
+    boxes, size = _boxes((100,), (800, 1333), 10, 310, random), (800, 1333)
+
+    def peer() -> Tensor:
+        from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+        return paste_masks_in_image(masks[:, None], boxes, size)
+
+    return [
+        Case(
+            "paste_masks, 100 at 800 × 1333, bool",
+            lambda: ops.paste_masks(masks, boxes, size),
+            lambda: peer() > 0.5,
+            4,
+        ),
+        Case("paste_masks, float", lambda: ops.paste_masks(masks, boxes, size, threshold=None), peer, 1.8),
+        Case("paste_masks, bool, and counting each one's pixels", lambda: ops.paste_masks(masks, boxes, size)
+             .sum((1, 2)), lambda: (peer() > 0.5).sum((2, 3))),
+        Case("paste_masks_rle (peer: bitmaps, then pycocotools)", lambda: ops.paste_masks_rle(masks, boxes, size),
+             lambda: _encoded(peer() > 0.5)),
+    ]  # fmt: skip
+
+
+def _encoded(masks: Tensor) -> list[dict]:
+    return [coco_mask.encode(np.asfortranarray(mask.numpy())) for mask in masks[:, 0].byte()]
+
+
+def _cropping(random: torch.Generator) -> Case:
+    masks = torch.rand(16, 800, 1333, generator=random) > 0.5
+    boxes = _boxes((128,), (800, 1333), 16, 316, random)
+    index = torch.randint(0, 16, (128,), generator=random)
+    rois = torch.cat([index[:, None].float(), boxes], 1)
+    return Case(
+        "crop_masks, 128 boxes of 16 masks at 800 × 1333",
+        lambda: ops.crop_masks(masks, boxes, index, 28),
+        lambda: _peer_ops().roi_align(masks[:, None].float(), rois, (28, 28), 1.0, -1),
+    )
+
+
+def _peer_ops() -> ModuleType:
+    import torchvision
+
+    return torchvision.ops
+
+
+if __name__ == "__main__":
+    run()

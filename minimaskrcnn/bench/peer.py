@@ -1,0 +1,75 @@
+"""torchvision's Mask R-CNN in the demo's place: the same scenes, the same minutes, the same evaluation.
+
+It gets what a fair comparison asks for: pictures at the demo's size, anchors that fit it, batch norm (it starts from
+random weights, as the demo does), the demo's optimiser, augmentation and cosine schedule.  Its network stays
+torchvision's: ResNet-18 and a pyramid of 256 channels, which is the smallest that torchvision offers.
+"""
+
+import itertools
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_utils
+
+from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.data.loader import CachedDataset, make_loader, training_batches
+from minimaskrcnn.engine.evaluate import Metrics, coco_metrics, to_results
+from minimaskrcnn.engine.recipes import PRESETS
+from minimaskrcnn.engine.train import learning_rate, make_optimizer
+
+
+def make_peer(num_classes: int, min_size: int, max_size: int) -> Any:
+    """torchvision's MaskRCNN, ResNet-18-FPN.  ModuleNotFoundError where there is no torchvision."""
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d, trainable_layers=5
+    )
+    sizes = tuple((size,) for size in (8, 16, 32, 64, 128))
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    return MaskRCNN(backbone, num_classes, min_size=min_size, max_size=max_size, rpn_anchor_generator=anchors)
+
+
+def train_for(peer: Any, dataset: CocoDataset, minutes: float, batch_size: int) -> int:
+    """Train for `minutes`; returns the steps that they sufficed for.  The schedule follows the clock."""
+    recipe = replace(PRESETS["maskrcnn_toy"].training, batch_size=batch_size)
+    optimizer = make_optimizer(peer, recipe)
+    batches = training_batches(CachedDataset(dataset), batch_size=batch_size, seed=0, augment=recipe.augment)
+    began = time.perf_counter()
+    for step in itertools.count():
+        done = (time.perf_counter() - began) / (60 * minutes)
+        if done >= 1:
+            return step
+        # Warm up by steps, decay by the share of the time that is spent.
+        position = step if step < recipe.warmup_steps else max(recipe.warmup_steps, int(done * recipe.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(min(position, recipe.steps - 1), recipe)
+        images, targets = next(batches)
+        wanted = [{"boxes": t["boxes"], "labels": t["labels"], "masks": t["masks"].byte()} for t in targets]
+        loss = sum(peer.train()(images, wanted).values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), recipe.clip_norm)
+        optimizer.step()
+    raise AssertionError("unreachable")
+
+
+@torch.no_grad()
+def evaluate(peer: Any, dataset: CocoDataset) -> Metrics:
+    """COCO's numbers of torchvision's model."""
+    peer.eval()
+    results = []
+    for images, targets in make_loader(dataset, batch_size=8):
+        for image, target, detection in zip(images, targets, peer(images)):
+            size = (image.shape[-2], image.shape[-1])
+            rows = to_results(detection, target["image_id"], size, dataset.category_of)
+            bitmaps = (detection["masks"][:, 0] > 0.5).numpy().astype(np.uint8)
+            for row, bitmap in zip(rows, bitmaps):
+                row["segmentation"] = mask_utils.encode(np.asfortranarray(bitmap))
+            results += rows
+    return coco_metrics(dataset.annotation_file, results)

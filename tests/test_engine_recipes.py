@@ -1,0 +1,49 @@
+"""Recipes: what changes with the batch size, and what starting from scratch changes."""
+
+from dataclasses import replace
+
+import pytest
+from models import tiny_config
+
+from minimaskrcnn.engine.recipes import PAPER, PRESETS, TOY, from_scratch, with_batch_size
+from minimaskrcnn.engine.train import TrainConfig
+
+
+def test_sgd_scales_linearly_and_sees_as_many_pictures():
+    # Goyal et al.: one GPU of 2 pictures takes an eighth of the paper's rate for eight times as many steps.
+    found = with_batch_size(PAPER, 2)
+    assert (found.lr, found.batch_size) == (pytest.approx(0.0025), 2)
+    assert (found.steps, found.warmup_steps) == (1_280_000, 8000)
+    assert found.steps * 2 == PAPER.steps * 16
+    assert replace(found, lr=PAPER.lr, batch_size=16, steps=160_000, warmup_steps=1000) == PAPER
+
+
+def test_adamw_scales_with_the_square_root():
+    config = TrainConfig(optimizer="adamw", lr=0.002, batch_size=16, steps=600, warmup_steps=50)
+    found = with_batch_size(config, 4)
+    assert (found.lr, found.steps, found.warmup_steps) == (pytest.approx(0.001), 2400, 200)
+    assert with_batch_size(config, 64).lr == pytest.approx(0.004)
+
+
+def test_the_same_batch_size_is_the_same_recipe():
+    assert with_batch_size(PAPER, 16) == PAPER and with_batch_size(TOY, TOY.batch_size) == TOY
+
+
+def test_a_huge_batch_still_takes_a_step():
+    assert with_batch_size(TrainConfig(steps=2, batch_size=1), 1000).steps == 1
+
+
+def test_from_scratch_freezes_nothing():
+    config = PRESETS["maskrcnn_resnet50_fpn"].config(5)
+    found = from_scratch(config)
+    assert (found.resnet.norm, found.resnet.frozen_stages) == ("batch", 0)
+    assert replace(found, resnet=config.resnet) == config
+    # A norm that has no frozen statistics stays what it is.
+    assert from_scratch(tiny_config()) == tiny_config()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_recipe_is_whole(name):
+    config, training = PRESETS[name]
+    assert config(3).num_classes == 3
+    assert training.steps > training.warmup_steps >= 0 and training.lr > 0 and training.batch_size > 0

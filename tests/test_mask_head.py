@@ -1,0 +1,118 @@
+"""The mask head: its loss by hand, whose masks learn, and the sizes of its output."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimaskrcnn.mask_head import MaskHead, MaskHeadConfig, mask_loss, mask_probs
+
+CONFIG = MaskHeadConfig(pooled_size=3, channels=8, convs=2)
+
+
+def random_case(seed: int, rois: int = 4, classes: int = 3, size: int = 4):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(rois, classes, size, size, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, classes, (rois,), generator=generator)
+    targets = torch.rand(rois, size, size, generator=generator, dtype=torch.float64)
+    return logits.requires_grad_(), labels, targets, torch.rand(rois, generator=generator) < 0.6
+
+
+def loss_by_loops(logits, labels, targets, positive) -> float:
+    total, pixels = 0.0, 0
+    for row in range(len(labels)):
+        for value, target in zip(
+            logits[row, labels[row]].flatten().tolist(), targets[row].flatten().tolist()
+        ):
+            if positive[row]:
+                probability = 1 / (1 + math.exp(-value))
+                total -= target * math.log(probability) + (1 - target) * math.log(1 - probability)
+                pixels += 1
+    return total / max(pixels, 1)
+
+
+@given(st.integers(0, 10**6))
+def test_loss_is_the_average_over_pixels_of_positive_rois(seed):
+    case = random_case(seed)
+    assert mask_loss(*case).item() == pytest.approx(loss_by_loops(*case), abs=1e-9)
+
+
+def test_loss_by_hand():
+    logits = torch.tensor([[[[9.0]], [[0.0]]], [[[math.log(3)]], [[9.0]]]], dtype=torch.float64)
+    # Probability 1/2 of a target of 1, and 3/4 of a target of 0.
+    loss = mask_loss(
+        logits, torch.tensor([1, 0]), torch.tensor([[[1.0]], [[0.0]]]).double(), torch.ones(2) > 0
+    )
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+
+
+def test_classes_do_not_compete():
+    logits, labels, targets, _ = random_case(1)
+    positive = torch.tensor([True, True, False, True])
+    mask_loss(logits, labels, targets, positive).backward()
+    for row in range(4):
+        for label in range(3):
+            learns = bool(positive[row]) and label == labels[row]
+            # Not merely small: no other class's mask is in the loss at all.
+            assert (logits.grad[row, label] != 0).all() if learns else not logits.grad[row, label].any()
+
+
+@pytest.mark.parametrize("rois", [0, 3])
+def test_without_positives_the_loss_is_zero_and_has_a_graph(rois):
+    logits, labels, targets, _ = random_case(0, rois)
+    loss = mask_loss(logits, labels, targets, torch.zeros(rois) > 0)
+    assert loss == 0 and loss.requires_grad
+    loss.backward()
+    assert not logits.grad.any()
+
+
+def test_garbage_of_padding_reaches_nothing():
+    logits, labels, targets, _ = random_case(0, 2)
+    targets[1] = torch.nan
+    positive = torch.tensor([True, False])
+    loss = mask_loss(logits, labels, targets, positive)
+    assert loss.item() == pytest.approx(mask_loss(logits[:1], labels[:1], targets[:1], positive[:1]).item())
+
+
+def test_each_rois_own_class_is_shown():
+    logits, _, _, _ = random_case(2)
+    labels = torch.tensor([2, 0, 1, 1])
+    found = mask_probs(logits, labels)
+    for row, label in enumerate(labels.tolist()):
+        assert torch.equal(found[row], logits[row, label].sigmoid())
+
+
+@pytest.mark.parametrize("convs", [0, 1, 4])
+@pytest.mark.parametrize("rois", [0, 2])
+def test_masks_are_twice_the_pooled_size(convs, rois):
+    head = MaskHead(5, 3, MaskHeadConfig(pooled_size=3, channels=8, convs=convs))
+    assert head(torch.rand(rois, 5, 3, 3)).shape == (rois, 3, 6, 6)
+    assert len(head.convs) == convs
+
+
+@torch.no_grad()
+def test_deconvolution_puts_four_pixels_in_each_cell():
+    head = MaskHead(1, 1, MaskHeadConfig(pooled_size=2, channels=1, convs=0))
+    head.deconv.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 1, 2, 2))
+    head.predictor.weight.fill_(1)
+    found = head(torch.tensor([[[[1.0, 10.0], [100.0, 0.0]]]]))
+    assert found[0, 0].tolist() == [[1, 2, 10, 20], [3, 4, 30, 40], [100, 200, 0, 0], [300, 400, 0, 0]]
+
+
+@torch.no_grad()
+def test_logits_are_never_half():
+    head = MaskHead(5, 3, CONFIG).bfloat16()
+    assert head(torch.rand(2, 5, 3, 3).bfloat16()).dtype == torch.float32
+
+
+def test_defaults_are_the_papers():
+    assert MaskHeadConfig() == MaskHeadConfig(pooled_size=14, channels=256, convs=4, norm="none")
+
+
+@pytest.mark.unhooked
+def test_mask_head_compiles_into_one_graph():
+    head, pooled = MaskHead(5, 3, CONFIG), torch.rand(2, 5, 3, 3)
+    compiled = torch.compile(head, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(pooled), head(pooled))

@@ -1,0 +1,244 @@
+"""NMS: index-equal to its definition on every path, and what must hold of any correct one."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from parity import torchvision
+from strategies import boxes, integers, scores
+
+from minimaskrcnn import ops
+from minimaskrcnn.ops import reference, sweep
+from minimaskrcnn.ops.nms import _keep_by_blocks, _rounded_down
+
+thresholds = st.sampled_from([0.0, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1.0])
+# The ways that a CPU tensor can go: by sweep in small blocks, and by blocks because too many pairs hit.
+paths = st.sampled_from(["sweep", "blocks"])
+
+
+def path(name):
+    """Force one of the two algorithms, with blocks of 3 so that small inputs cross their borders."""
+    if name == "sweep":
+        return patch.object(sweep, "BLOCK", 3)
+    return patch.multiple("minimaskrcnn.ops.nms", BLOCK=3, keep_by_sweep=lambda *_: None)
+
+
+@st.composite
+def candidates(draw, dtype=torch.float32):
+    a = draw(boxes(max_count=16, dtype=dtype))
+    return a, draw(scores(len(a))), draw(integers(len(a), 2))
+
+
+@given(candidates(), thresholds, paths)
+def test_nms_is_its_definition(rows, threshold, way):
+    a, score, group = rows
+    with path(way):
+        assert torch.equal(ops.nms(a, score, threshold), reference.nms(a, score, threshold))
+        expected = reference.nms(a, score, threshold, group)
+        assert torch.equal(ops.batched_nms(a, score, group, threshold), expected)
+
+
+@given(candidates(torch.float64), thresholds, paths)
+def test_float64_boxes_are_compared_in_float64(rows, threshold, way):
+    a, score, _ = rows
+    with path(way):
+        assert torch.equal(ops.nms(a, score, threshold), reference.nms(a, score, threshold))
+
+
+@pytest.mark.parametrize("way", ["sweep", "blocks"])
+@pytest.mark.parametrize("seed", range(4))
+def test_real_sized_inputs(seed, way):
+    random = torch.Generator().manual_seed(seed)
+    corner, size = torch.rand(300, 2, generator=random) * 60, torch.rand(300, 2, generator=random) * 40
+    a, score = torch.cat([corner, corner + size], 1), torch.rand(300, generator=random)
+    group = torch.randint(-2, 3, (300,), generator=random)
+    with patch("minimaskrcnn.ops.nms.keep_by_sweep", lambda *_: None) if way == "blocks" else patch("os.sep"):
+        for threshold in (0.1, 0.3, 0.5):
+            expected = reference.nms(a, score, threshold, group)
+            assert 5 < len(expected) < 300
+            assert torch.equal(ops.batched_nms(a, score, group, threshold), expected)
+
+
+@given(candidates(), thresholds)
+def test_what_must_hold_of_any_nms(rows, threshold):
+    a, score, _ = rows
+    keep = ops.nms(a, score, threshold)
+    assert (score[keep].diff() <= 0).all()
+    iou = ops.box_iou(a[keep], a[keep]).nan_to_num(0).fill_diagonal_(0)
+    assert (iou <= threshold).all()
+    again = ops.nms(a[keep], score[keep], threshold)
+    assert torch.equal(again, torch.arange(len(keep)))
+
+
+@given(boxes(max_count=12, min_count=1), thresholds, st.randoms(use_true_random=False))
+def test_the_order_of_distinct_scores_does_not_matter(a, threshold, random):
+    order = list(range(len(a)))
+    random.shuffle(order)
+    order = torch.tensor(order)
+    score = torch.arange(len(a)) / 16
+    kept = ops.nms(a, score, threshold)
+    assert torch.equal(order[ops.nms(a[order], score[order], threshold)], kept)
+
+
+@pytest.mark.parametrize("way", ["sweep", "blocks"])
+def test_an_iou_of_exactly_the_threshold_is_kept(way):
+    # 3 × 1 boxes one apart: IoU = 2 / (3 + 3 - 2) = 0.5 exactly.
+    a, score = torch.tensor([[0.0, 0, 3, 1], [1, 0, 4, 1]]), torch.tensor([0.9, 0.8])
+    below = torch.tensor(0.5, dtype=torch.float64).nextafter(torch.tensor(0.0, dtype=torch.float64)).item()
+    with path(way):
+        assert ops.nms(a, score, 0.5).tolist() == [0, 1]
+        assert ops.nms(a, score, below).tolist() == [0]
+
+
+@pytest.mark.parametrize("way", ["sweep", "blocks"])
+def test_the_threshold_is_compared_in_double(way):
+    # IoU = 3 / 10, in float32 a little above the double 0.3, so above it: not "equal" as after rounding 0.3.
+    a, score = torch.tensor([[0.0, 0, 10, 1], [7, 0, 10, 1]]), torch.tensor([0.9, 0.8])
+    assert ops.box_iou(a, a)[0, 1].double().item() > 0.3
+    with path(way):
+        assert ops.nms(a, score, 0.3).tolist() == [0]
+
+
+@given(st.floats(0, 1))
+def test_rounding_the_threshold_down_changes_no_comparison(threshold):
+    down = torch.tensor(_rounded_down(threshold, torch.float32), dtype=torch.float64)
+    assert down.float().double() == down
+    assert down <= threshold < down.float().nextafter(torch.tensor(2.0)).double()
+
+
+def test_ties_go_to_the_lower_index():
+    a = torch.tensor([[0.0, 0, 4, 4]] * 3 + [[9, 9, 10, 10]])
+    assert ops.nms(a, torch.ones(4), 0.5).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("way", ["sweep", "blocks"])
+def test_boxes_without_area_or_not_finite_hit_nothing(way):
+    nan, inf = float("nan"), float("inf")
+    rows = [[1.0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 9], [5, 5, 2, 2], [nan, 0, 1, 1], [-inf, 0, inf, 1]]
+    a = torch.tensor([*rows, [0, 0, 2, 2], [0, 0, 2, 2]])
+    with path(way):
+        assert ops.nms(a, torch.ones(8), 0.0).tolist() == list(range(7))
+
+
+def test_groups_far_apart_in_number_and_boxes_far_apart_in_place():
+    # An offset by group would be 2^60 pixels here, where nothing is left of a coordinate.
+    a = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4.1], [0, 0, 4, 4]])
+    group, score = torch.tensor([2**60, 2**60, -(2**60)]), torch.tensor([0.9, 0.8, 0.7])
+    assert ops.batched_nms(a, score, group, 0.5).tolist() == [0, 2]
+    far = torch.tensor([[1e6, 0, 1e6 + 4, 4], [1e6, 0, 1e6 + 4, 4], [-1e30, 0, 1e30, 4], [0, 0, 4, 4]])
+    assert ops.nms(far, torch.ones(4), 0.5).tolist() == [0, 2, 3]
+
+
+def test_a_chain_of_4000_and_a_heap_of_4000():
+    # Each box of the chain overlaps the next by half: every second one is kept.
+    left = 2.0 * torch.arange(4000)
+    chain = torch.stack([left, torch.zeros(4000), left + 4, torch.ones(4000)], 1)
+    score = torch.arange(4000.0).flip(0)
+    assert torch.equal(ops.nms(chain, score, 0.3), torch.arange(0, 4000, 2))
+    # All 8 million pairs of the heap hit: more than the sweep lists.
+    assert ops.nms(chain[:1].expand(4000, 4), score, 0.3).tolist() == [0]
+
+
+def test_a_long_chain_by_blocks():
+    left = 2.0 * torch.arange(700)
+    chain = torch.stack([left, torch.zeros(700), left + 4, torch.ones(700)], 1)[None]
+    kept = _keep_by_blocks(chain, torch.zeros(1, 700, dtype=torch.int64), torch.ones(1, 700) > 0, 0.3)
+    assert torch.equal(kept[0], torch.arange(700) % 2 == 0)
+
+
+def test_too_many_hits_fall_back_to_blocks():
+    a, score = torch.rand(40, 4).cumsum(1), torch.rand(40)
+    expected = reference.nms(a, score, 0.2)
+    with patch.object(sweep, "MAX_HITS", 3):
+        assert torch.equal(ops.nms(a, score, 0.2), expected)
+
+
+@st.composite
+def padded(draw):
+    """A batch of images with rows of padding in between, and what the definition keeps of each."""
+    batch, count = draw(st.integers(0, 3)), draw(st.integers(0, 9))
+    a = torch.stack([draw(boxes(count, count)) for _ in range(batch)]) if batch else torch.zeros(0, count, 4)
+    score = draw(scores(batch * count)).view(batch, count)
+    group = draw(integers(batch * count, 1)).view(batch, count)
+    valid = draw(integers(batch * count, 3)).view(batch, count) > 0
+    return a, score, group, valid
+
+
+@given(padded(), thresholds, st.integers(0, 11), paths)
+def test_padded_nms_is_nms_of_the_valid_rows_of_each_image(rows, threshold, max_keep, way):
+    a, score, group, valid = rows
+    with path(way):
+        index, kept = ops.nms_padded(a, score, group, valid, threshold, max_keep)
+    assert index.shape == kept.shape == (len(a), max_keep)
+    assert (index[~kept] == 0).all()
+    for i in range(len(a)):
+        real = valid[i].nonzero()[:, 0]
+        expected = real[reference.nms(a[i, real], score[i, real], threshold, group[i, real])][:max_keep]
+        assert index[i][kept[i]].tolist() == expected.tolist()
+        assert kept[i].tolist() == [True] * len(expected) + [False] * (max_keep - len(expected))
+
+
+def test_boxes_that_require_a_gradient_and_are_not_contiguous():
+    a = torch.rand(4, 8).cumsum(0).T.requires_grad_()
+    score = torch.rand(16)[::2].requires_grad_()
+    expected = reference.nms(a.detach().contiguous(), score.detach(), 0.2)
+    assert torch.equal(ops.nms(a, score, 0.2), expected)
+
+
+@pytest.mark.unhooked
+def test_errors_show_the_shapes_and_the_threshold():
+    a, score = torch.zeros(1, 3, 4), torch.zeros(1, 3)
+    group, valid = torch.zeros(1, 3, dtype=torch.int64), score > 0
+    with pytest.raises(ValueError, match=r"\(1, 3, 4\), \(1, 2\)"):
+        ops.nms_padded(a, score[:, :2], group, valid, 0.5, 3)
+    with pytest.raises(ValueError, match=r"\(1, 3, 4\), \(1, 3\), \(1, 3\), \(3,\)"):
+        ops.nms_padded(a, score, group, valid[0], 0.5, 3)
+    for threshold in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"iou_threshold {threshold}"):
+            ops.nms(a[0], score[0], threshold)
+
+
+@pytest.mark.unhooked
+def test_compiles_into_one_graph():
+    random = torch.Generator().manual_seed(0)
+    a = torch.rand(2, 50, 4, generator=random).cumsum(-1)
+    score, group = torch.rand(2, 50, generator=random), torch.randint(0, 2, (2, 50), generator=random)
+
+    def call(a, score, group):
+        index, kept = ops.nms_padded(a * 2, score, group, score > 0.1, 0.3, 20)
+        return index + 1, kept
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")(a, score, group)
+    for ours, eager in zip(compiled, call(a, score, group)):
+        assert torch.equal(ours, eager)
+
+
+@pytest.mark.unhooked
+def test_opcheck():
+    from minimaskrcnn.ops.nms import _nms_padded
+
+    score = torch.rand(2, 6)
+    group, valid = torch.zeros(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.bool)
+    torch.library.opcheck(_nms_padded, (torch.rand(2, 6, 4).cumsum(-1), score, group, valid, 0.5, 4))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_parity_with_torchvision(seed):
+    peer = torchvision().ops
+    random = torch.Generator().manual_seed(seed)
+    a = torch.rand(400, 4, generator=random) * torch.tensor([100.0, 100, 50, 50])
+    a[:, 2:] += a[:, :2]
+    # torchvision's sort is not stable: distinct scores.
+    score = torch.randperm(400, generator=random) / 400
+    group = torch.randint(0, 5, (400,), generator=random)
+    for threshold in (0.1, 0.3, 0.5, 0.7):
+        assert torch.equal(ops.nms(a, score, threshold), peer.nms(a, score, threshold))
+        assert torch.equal(
+            ops.nms(a.double(), score, threshold), peer.nms(a.double(), score.double(), threshold)
+        )
+        expected = torch.cat([(g := (group == k).nonzero()[:, 0])[peer.nms(a[g], score[g], threshold)]
+                              for k in range(5)])  # fmt: skip
+        expected = expected[score[expected].argsort(descending=True)]
+        assert torch.equal(ops.batched_nms(a, score, group, threshold), expected)

@@ -1,0 +1,83 @@
+"""Pooling: which level a box is read from, and that every field of the configuration reaches the operation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimaskrcnn.ops import reference
+from minimaskrcnn.pooler import PoolerConfig, pool_rois
+
+STRIDES = (4, 8, 16, 32)
+
+
+def numbered_levels(size: int = 1024) -> list[torch.Tensor]:
+    """Level i is i everywhere, so a pooled value says where it comes from."""
+    return [torch.full((1, 1, size // stride, size // stride), float(i)) for i, stride in enumerate(STRIDES)]
+
+
+def level_of(width: float, height: float, config: PoolerConfig) -> int:
+    box = torch.tensor([[0.0, 0.0, width, height]])
+    pooled = pool_rois(numbered_levels(), STRIDES, box, torch.zeros(1, dtype=torch.int64), 2, config)
+    level = round(pooled.mean().item())
+    # Bilinear weights add up to 1 but for rounding.
+    assert pooled.shape == (1, 1, 2, 2) and (pooled - level).abs().max() < 1e-5
+    return level
+
+
+@pytest.mark.parametrize(
+    ("side", "level"),
+    [(10, 0), (56, 0), (111, 0), (112, 1), (223, 1), (224, 2), (447, 2), (448, 3), (1000, 3)],
+)
+def test_equation_1(side, level):
+    assert level_of(side, side, PoolerConfig()) == level
+
+
+def test_level_follows_the_area_and_not_a_side():
+    assert level_of(56, 896, PoolerConfig()) == 2
+
+
+def test_canonical_size_and_level():
+    config = PoolerConfig(canonical_size=64.0, canonical_level=3)
+    assert [level_of(side, side, config) for side in (31, 32, 63, 64, 128)] == [0, 0, 0, 1, 2]
+
+
+@given(st.floats(8, 500), st.floats(8, 500))
+def test_level_is_the_references(width, height):
+    box = torch.tensor([0.0, 0.0, width, height])
+    assert level_of(width, height, PoolerConfig()) == reference.fpn_level(box, list(STRIDES))
+
+
+def test_aligned_shifts_by_half_a_cell():
+    # Features that grow by 1 a cell: pooling gives the middle of the box in cells.
+    ramp = [torch.arange(size, dtype=torch.float32).expand(1, 1, size, size) for size in (64, 32, 16, 8)]
+    box, index = torch.tensor([[40.0, 40.0, 80.0, 80.0]]), torch.zeros(1, dtype=torch.int64)
+    for aligned, middle in ((False, 15.0), (True, 14.5)):
+        config = PoolerConfig(aligned=aligned)
+        assert torch.allclose(
+            pool_rois(ramp, STRIDES, box, index, 1, config), torch.tensor(middle), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_pooling_is_the_reference_on_each_level(sampling_ratio, aligned):
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(2, 3, 40 // stride, 48 // stride, generator=generator) for stride in (4, 8)]
+    rois = torch.tensor([[1.0, 2.0, 20.0, 30.0], [3.5, 1.25, 44.0, 39.0], [10.0, 10.0, 14.0, 15.0]])
+    index = torch.tensor([1, 0, 1])
+    config = PoolerConfig(
+        sampling_ratio=sampling_ratio, aligned=aligned, canonical_size=30.0, canonical_level=3
+    )
+    found = pool_rois(features, (4, 8), rois, index, 3, config)
+    for row, (roi, image) in enumerate(zip(rois, index.tolist())):
+        level = reference.fpn_level(roi, [4, 8], 30.0, 3)
+        box = torch.cat([torch.tensor([float(image)]), roi])[None]
+        expected = reference.roi_align(
+            features[level], box, (3, 3), 1 / (4, 8)[level], sampling_ratio, aligned
+        )
+        assert torch.allclose(found[row].double(), expected[0], rtol=0, atol=1e-5)
+    other = pool_rois(features, (4, 8), rois, index, 3, replace(config, aligned=not aligned))
+    assert not torch.allclose(found, other, atol=1e-3)
