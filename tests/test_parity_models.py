@@ -8,9 +8,9 @@ the comparison would be one of empty lists.
 import functools
 from dataclasses import replace
 
+import parity
 import pytest
 import torch
-from parity import import_torchvision
 
 from minimaskrcnn.data.transforms import TransformConfig, preprocess
 from minimaskrcnn.mask_rcnn import MaskRCNN
@@ -25,7 +25,7 @@ SIZES = ((790, 170), (620, 200))
 
 @pytest.fixture(scope="module")
 def torchvision():
-    return import_torchvision()
+    return parity.torchvision()
 
 
 @functools.cache
