@@ -55,7 +55,10 @@ def _nms_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def bilinear(plane: list[list[float]], y: float, x: float) -> float:
-    """Value between the four cells around a point of a plane [H][W]; 0 beyond one cell outside of the map, the edge's value within that cell."""
+    """Value between the four cells around a point of a plane [H][W].
+
+    0 beyond one cell outside of the map, the edge's value within that cell.
+    """
     height, width = len(plane), len(plane[0])
     if y < -1 or y > height or x < -1 or x > width:
         return 0.0
