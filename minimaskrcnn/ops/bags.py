@@ -6,6 +6,8 @@ product per entry; the derivatives of these are products of the same two kinds. 
 second derivative.  Here every order runs in a fixed sequence, so it is bit-reproducible on the CPU and on a GPU,
 without atomics, in memory of the size of its operands.
 
+Both products are custom ops: a compiled graph holds one call of each, and can differentiate it.
+
 Axis letters: T rows of the table; C its columns; K bags; E entries.
 """
 
@@ -14,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-# Numbers gathered at once by `_Dots`, twice: 1 MiB of float32 stays in a CPU's cache.  A GPU takes 64 times as many.
+# Numbers gathered at once by `_dots`, twice: 1 MiB of float32 stays in a CPU's cache.  A GPU takes 64 times as many.
 CHUNK = 2**18
 
 
@@ -30,45 +32,30 @@ def weighted_bags(
     of the entries.
     """
     # embedding_bag took 40 times as long on rows that are not contiguous.
-    return _Bags.apply(table.contiguous(), weight, row, offsets)
+    return _bags(table.contiguous(), weight, row, offsets)
 
 
-class _Bags(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, table, weight, row, offsets):
-        ctx.save_for_backward(table, weight, row, offsets)
-        return embedding_bag(
-            row, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
-        )
-
-    @staticmethod
-    def backward(ctx, grad):
-        table, weight, row, offsets = ctx.saved_tensors
-        grad, bag = grad.contiguous(), _bag_of_entries(offsets, len(row))
-        d_table = _transposed(grad, weight, row, bag, len(table)) if ctx.needs_input_grad[0] else None
-        d_weight = _Dots.apply(grad, table, bag, row, offsets) if ctx.needs_input_grad[1] else None
-        return d_table, d_weight, None, None
+@torch.library.custom_op("minimaskrcnn::weighted_bags", mutates_args=())
+def _bags(table: Tensor, weight: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
+    return embedding_bag(row, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 
-class _Dots(torch.autograd.Function):
-    """out[e] = left[bag[e]] · table[row[e]]."""
-
-    @staticmethod
-    def forward(ctx, left, table, bag, row, offsets):
-        ctx.save_for_backward(left, table, bag, row, offsets)
-        return _dots(left, table, bag, row)
-
-    @staticmethod
-    def backward(ctx, grad):
-        left, table, bag, row, offsets = ctx.saved_tensors
-        d_left = _Bags.apply(table, grad, row, offsets) if ctx.needs_input_grad[0] else None
-        d_table = _transposed(left, grad, row, bag, len(table)) if ctx.needs_input_grad[1] else None
-        return d_left, d_table, None, None, None
+@_bags.register_fake
+def _(table, weight, row, offsets):
+    return table.new_empty(len(offsets) - 1, table.shape[1])
 
 
-# A custom op, so that a compiled graph holds one call, not a copy of the body for each chunk.
+def _bags_backward(ctx, grad):
+    table, weight, row, offsets = ctx.saved_tensors
+    grad, bag = grad.contiguous(), _bag_of_entries(offsets, len(row))
+    d_table = _transposed(grad, weight, row, bag, len(table)) if ctx.needs_input_grad[0] else None
+    d_weight = _dots(grad, table, bag, row, offsets) if ctx.needs_input_grad[1] else None
+    return d_table, d_weight, None, None
+
+
 @torch.library.custom_op("minimaskrcnn::dots", mutates_args=())
-def _dots(left: Tensor, table: Tensor, bag: Tensor, row: Tensor) -> Tensor:
+def _dots(left: Tensor, table: Tensor, bag: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
+    """out[e] = left[bag[e]] · table[row[e]]; `offsets` are those of the bags, for the derivative."""
     step = max(1, (CHUNK if left.device.type == "cpu" else 64 * CHUNK) // max(1, table.shape[1]))
     ones, parts = table.new_ones(table.shape[1]), []
     with torch.autocast(left.device.type, enabled=False):
@@ -79,16 +66,38 @@ def _dots(left: Tensor, table: Tensor, bag: Tensor, row: Tensor) -> Tensor:
 
 
 @_dots.register_fake
-def _(left, table, bag, row):
+def _(left, table, bag, row, offsets):
     return left.new_empty(len(row))
 
 
-def _transposed(left: Tensor, weight: Tensor, row: Tensor, bag: Tensor, rows: int) -> Tensor:
+def _dots_backward(ctx, grad):
+    left, table, bag, row, offsets = ctx.saved_tensors
+    grad = grad.contiguous()
+    d_left = _bags(table, grad, row, offsets) if ctx.needs_input_grad[0] else None
+    d_table = _transposed(left, grad, row, bag, len(table)) if ctx.needs_input_grad[1] else None
+    return d_left, d_table, None, None, None
+
+
+def _save_inputs(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+_bags.register_autograd(_bags_backward, setup_context=_save_inputs)
+_dots.register_autograd(_dots_backward, setup_context=_save_inputs)
+
+
+def _transposed(
+    left: Float[Tensor, "K C"],
+    weight: Float[Tensor, "E"],
+    row: Int64[Tensor, "E"],
+    bag: Int64[Tensor, "E"],
+    rows: int,
+) -> Float[Tensor, "T C"]:
     """out[t] = sum of weight[e] · left[bag[e]] over the entries with row[e] = t: bags again, after a sort."""
     # A radix sort passes once over each byte of the key: int16 took a quarter of int64's time.
     row, order = row.to(torch.int16 if rows < 2**15 else torch.int32).sort(stable=True)
     offsets = torch.searchsorted(row, torch.arange(rows + 1, device=row.device, dtype=row.dtype))
-    return _Bags.apply(left, weight.index_select(0, order), bag.index_select(0, order), offsets)
+    return _bags(left, weight.index_select(0, order), bag.index_select(0, order), offsets)
 
 
 def _bag_of_entries(offsets: Int64[Tensor, "K_and_1"], entries: int) -> Int64[Tensor, "E"]:
