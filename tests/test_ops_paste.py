@@ -13,6 +13,9 @@ from torch import Tensor
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
 
+# pycocotools 2.0.11's own call of NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 image_sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
 
 

@@ -21,7 +21,7 @@ def test_nms_by_hand():
     scores = torch.tensor([0.9, 0.8, 0.7])
     assert reference.nms(a, scores, 0.5).tolist() == [0, 2]
     assert reference.nms(a, scores, 0.3).tolist() == [0]
-    assert reference.nms(a, scores, 0.6).tolist() == [0, 1, 2]
+    assert reference.nms(a, scores, 0.75).tolist() == [0, 1, 2]
     assert reference.nms(a, scores.flip(0), 0.5).tolist() == [2, 0]
     assert reference.nms(a, torch.ones(3), 0.5, torch.tensor([0, 1, 0])).tolist() == [0, 1, 2]
 
@@ -33,11 +33,11 @@ def test_nms_compares_float32_with_a_double():
     assert reference.nms(a.double(), torch.ones(2), 0.3).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("y", "x", "value"),
-    [(0, 0, 1), (0.5, 0, 2), (0, 0.5, 1.5), (0.5, 0.5, 2.5), (1, 1, 4), (-1, 0, 1), (-1.01, 0, 0), (2, 0, 3), (2.01, 0, 0),
-     (0, -0.5, 1), (0, 1.9, 2)],
-)  # fmt: skip
+POINTS = [(0, 0, 1), (0.5, 0, 2), (0, 0.5, 1.5), (0.5, 0.5, 2.5), (1, 1, 4), (0, 1.9, 2), (0, -0.5, 1)]
+EDGES = [(-1, 0, 1), (-1.01, 0, 0), (2, 0, 3), (2.01, 0, 0), (0, -1.01, 0), (0, 2.01, 0)]
+
+
+@pytest.mark.parametrize(("y", "x", "value"), POINTS + EDGES)
 def test_bilinear_by_hand(y, x, value):
     assert reference.bilinear([[1.0, 2.0], [3.0, 4.0]], y, x) == value
 
