@@ -76,6 +76,9 @@ def _encode(patch: _Patch, threshold: float, image_size: tuple[int, int]) -> RLE
     edges = np.pad(region, ((0, 0), (1, 1)))
     column, row = np.nonzero(edges[:, 1:] != edges[:, :-1])
     place = (column + patch.columns.start) * height + row + patch.rows.start
+    # Where a column is full, its end is the start of the next: one run.  The last end closes nothing.
+    same = np.diff(place) == 0
+    place = place[~(np.append(same, False) | np.append(False, same)) & (place < height * width)]
     runs = np.diff(place, prepend=0, append=height * width)
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
