@@ -285,6 +285,13 @@ def test_scores_must_exceed_the_threshold_and_nms_keeps_classes_apart():
     assert found.scores[found.valid].tolist() == pytest.approx([0.31, 0.3])
 
 
+def test_a_score_at_the_threshold_is_no_candidate():
+    # Both pictures get as many columns as the first needs; the second's 0.25 is in the last of its.
+    scores = torch.tensor([[[0.2, 0.4, 0.4]], [[0.45, 0.3, 0.25]]])
+    best, _, valid = candidates(scores, torch.ones(2, 1) > 0, replace(CONFIG, score_threshold=0.25))
+    assert best[1].tolist() == pytest.approx([0.3, 0.25]) and valid.tolist() == [[True, True], [True, False]]
+
+
 def test_nothing_above_the_threshold():
     boxes = random_boxes(torch.Generator().manual_seed(0), 2, 5)
     logits = torch.tensor([50.0, 0.0, 0.0, 0.0]).double().expand(2, 5, 4)
