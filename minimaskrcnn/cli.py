@@ -115,7 +115,7 @@ def _add_train(parser: Parser) -> None:
         "--batch-size", type=positive_int, help="rescales learning rate and steps unless given"
     )
     parser.add_argument("--lr", type=positive_float)
-    parser.add_argument("--optimizer", choices=["sgd", "adamw"])
+    parser.add_argument("--optimizer", choices=["sgd", "adamw", "muon"])
     parser.add_argument("--schedule", choices=["step", "cosine"])
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
     parser.add_argument("--seed", type=seed, default=0)

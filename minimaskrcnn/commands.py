@@ -19,18 +19,19 @@ from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
-from minimaskrcnn.engine.recipes import PRESETS, Recipe, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import PRESETS, Recipe, cpu_precision, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import CategoryName, load_any, load_matching, read_any
 
-DEMO_TRAIN, DEMO_VAL = 1200, 100
+DEMO_TRAIN, DEMO_VAL = 3000, 100
 
 
 def demo(options: argparse.Namespace) -> None:
     """Generated scenes, the toy recipe from scratch, AP on held-out scenes, pictures of what it found."""
     recipe = PRESETS["maskrcnn_toy"]
-    config = replace(recipe.training, seed=options.seed, steps=options.steps or recipe.training.steps)
+    steps = options.steps or recipe.training.steps
+    config = replace(recipe.training, seed=options.seed, steps=steps, precision=cpu_precision())
     print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
     root = _demo_scenes(options.out)
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
@@ -39,7 +40,7 @@ def demo(options: argparse.Namespace) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     print(
         f"Training maskrcnn_toy ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of "
-        f"{config.batch_size} scenes on {_describe(torch.device('cpu'))} ...",
+        f"{config.batch_size} scenes in {config.precision} on {_describe(torch.device('cpu'))} ...",
         flush=True,
     )
     began = time.perf_counter()

@@ -89,6 +89,11 @@ def test_optimizers_hold_what_trains():
         assert {id(p) for p in group["params"]} == trained
         assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
     assert sgd.param_groups[0]["momentum"] == 0.8
+    muon = make_optimizer(model, TrainConfig(optimizer="muon", lr=0.5, weight_decay=0.25))
+    matrices, vectors = ({id(p) for p in group["params"]} for group in muon.param_groups)
+    assert matrices | vectors == trained and not matrices & vectors
+    assert matrices == {id(p) for p in model.parameters() if p.requires_grad and p.ndim in (2, 4)}
+    assert all((group["lr"], group["weight_decay"]) == (0.5, 0.25) for group in muon.param_groups)
 
 
 def batch():
@@ -150,7 +155,7 @@ def interrupt(model) -> dict:
     raise Interrupted
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(dataset, tmp_path, optimizer):
     config = replace(SHORT, optimizer=optimizer, augment=AugmentConfig(min_sizes=(40, 64)))
     whole = tiny_model(norm="batch")

@@ -6,9 +6,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import torch
 
 from minimaskrcnn import presets
+from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
 
@@ -22,14 +25,16 @@ class Recipe(NamedTuple):
 
 PAPER = TrainConfig()
 TOY = TrainConfig(
-    steps=1100,
+    steps=1500,
     batch_size=8,
-    optimizer="adamw",
-    lr=1e-3,
+    optimizer="muon",
+    lr=5e-3,
     weight_decay=0.05,
     schedule="cosine",
     warmup_steps=50,
     clip_norm=5.0,
+    # 192 at test time: the same minutes show it more scenes so, and AP is highest a size above training's.
+    augment=AugmentConfig(min_sizes=(160,)),
     eval_every=0,
 )
 
@@ -40,6 +45,12 @@ PRESETS = {
     "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER),
     "maskrcnn_toy": Recipe(presets.maskrcnn_toy_config, TOY),
 }
+
+
+def cpu_precision() -> Literal["float32", "bfloat16"]:
+    """bfloat16 where the processor multiplies it natively (AVX512-BF16): a quarter to a third faster there."""
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bfloat16" if native else "float32"
 
 
 def from_scratch(config: MaskRCNNConfig) -> MaskRCNNConfig:

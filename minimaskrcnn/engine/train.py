@@ -22,6 +22,7 @@ from minimaskrcnn.data.loader import training_batches
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
 from minimaskrcnn.engine.evaluate import Metrics
+from minimaskrcnn.engine.muon import Muon
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import CategoryName
 
@@ -32,7 +33,7 @@ class TrainConfig:
 
     steps: int = 160_000
     batch_size: int = 16
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float = 0.02
     """For the batch size above; the command line scales it with another one."""
     momentum: float = 0.9
@@ -68,8 +69,12 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD as the paper's or AdamW, over the parameters that train."""
+    """SGD as the paper's, AdamW or Muon, over the parameters that train."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "muon":
+        matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        return Muon(matrices, vectors, config.lr, config.weight_decay, iteration_dtype=dtype)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
