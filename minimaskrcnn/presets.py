@@ -58,7 +58,7 @@ def maskrcnn_toy_config(num_classes: int = 9) -> MaskRCNNConfig:
         box_head=BoxHeadConfig(
             hidden=256, rois_per_image=32, positive_fraction=0.5, positive_iou=0.6, detections_per_image=50
         ),
-        mask_head=MaskHeadConfig(channels=48, convs=2, norm="group"),
+        mask_head=MaskHeadConfig(channels=48, convs=3, norm="group"),
     )
 
 

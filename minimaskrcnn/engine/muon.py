@@ -67,7 +67,9 @@ class Muon(torch.optim.AdamW):
     def _step_matrix(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
+            state["step"] = torch.zeros(())  # as AdamW has it, which restores the state of both
             state["momentum"] = torch.zeros_like(parameter)
+        state["step"] += 1
         state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
         # Nesterov: the average that the next gradient would most likely make.
         ahead = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
