@@ -156,9 +156,9 @@ def bench_demo(options: argparse.Namespace) -> None:
     """torchvision's Mask R-CNN trained on the demo's scenes for some minutes, and what it reaches."""
     root = _demo_scenes(options.out)
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
-    transform = PRESETS["maskrcnn_toy"].config(dataset.num_classes).transform
+    recipe = PRESETS["maskrcnn_toy"]
     torch.manual_seed(0)
-    model = peer.make_peer(dataset.num_classes, transform.min_sizes[-1], transform.max_size)
+    model = peer.make_peer(recipe.config(dataset.num_classes), recipe.training.augment.min_sizes[-1])
     steps = peer.train_for(model, dataset, options.minutes, options.batch_size)
     print(f"torchvision, resnet18-FPN: {steps} steps of {options.batch_size} in {options.minutes:g} minutes")
     print(format_metrics(peer.evaluate(model, held_out)))

@@ -1,8 +1,9 @@
 """torchvision's Mask R-CNN in the demo's place: the same scenes, the same minutes, the same evaluation.
 
-It gets what a fair comparison asks for: pictures at the demo's size, anchors that fit it, batch norm (it starts from
-random weights, as the demo does), the demo's optimiser, augmentation and cosine schedule.  Its network stays
-torchvision's: ResNet-18 and a pyramid of 256 channels, which is the smallest that torchvision offers.
+It gets what a fair comparison asks for: pictures at the size that the demo trains on, anchors that fit it, batch norm
+(it starts from random weights, as the demo does), the demo's numbers of anchors, proposals and RoIs, its optimiser,
+precision, augmentation and cosine schedule.  Its network stays torchvision's: ResNet-18 and a pyramid of 256
+channels, the smallest on offer.
 """
 
 import itertools
@@ -17,12 +18,13 @@ from pycocotools import mask as mask_utils
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import CachedDataset, make_loader, training_batches
 from minimaskrcnn.engine.evaluate import Metrics, coco_metrics, to_results
-from minimaskrcnn.engine.recipes import PRESETS
+from minimaskrcnn.engine.recipes import PRESETS, cpu_precision
 from minimaskrcnn.engine.train import learning_rate, make_optimizer
+from minimaskrcnn.mask_rcnn import MaskRCNNConfig
 
 
-def make_peer(num_classes: int, min_size: int, max_size: int) -> Any:
-    """torchvision's MaskRCNN, ResNet-18-FPN.  ModuleNotFoundError where there is no torchvision."""
+def make_peer(config: MaskRCNNConfig, min_size: int) -> Any:
+    """torchvision's MaskRCNN, ResNet-18-FPN, with `config`'s sampling.  ModuleNotFoundError without torchvision."""
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -32,12 +34,29 @@ def make_peer(num_classes: int, min_size: int, max_size: int) -> Any:
     )
     sizes = tuple((size,) for size in (8, 16, 32, 64, 128))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-    return MaskRCNN(backbone, num_classes, min_size=min_size, max_size=max_size, rpn_anchor_generator=anchors)
+    rpn, head = config.rpn, config.box_head
+    return MaskRCNN(
+        backbone,
+        config.num_classes,
+        min_size=min_size,
+        max_size=config.transform.max_size,
+        rpn_anchor_generator=anchors,
+        rpn_pre_nms_top_n_train=rpn.pre_nms_train,
+        rpn_pre_nms_top_n_test=rpn.pre_nms_test,
+        rpn_post_nms_top_n_train=rpn.post_nms_train,
+        rpn_post_nms_top_n_test=rpn.post_nms_test,
+        rpn_batch_size_per_image=rpn.anchors_per_image,
+        box_batch_size_per_image=head.rois_per_image,
+        box_positive_fraction=head.positive_fraction,
+        box_fg_iou_thresh=head.positive_iou,
+        box_bg_iou_thresh=head.positive_iou,
+        box_detections_per_img=head.detections_per_image,
+    )
 
 
 def train_for(peer: Any, dataset: CocoDataset, minutes: float, batch_size: int) -> int:
     """Train for `minutes`; returns the steps that they sufficed for.  The schedule follows the clock."""
-    recipe = replace(PRESETS["maskrcnn_toy"].training, batch_size=batch_size)
+    recipe = replace(PRESETS["maskrcnn_toy"].training, batch_size=batch_size, precision=cpu_precision())
     optimizer = make_optimizer(peer, recipe)
     batches = training_batches(CachedDataset(dataset), batch_size=batch_size, seed=0, augment=recipe.augment)
     began = time.perf_counter()
@@ -51,7 +70,9 @@ def train_for(peer: Any, dataset: CocoDataset, minutes: float, batch_size: int) 
             group["lr"] = learning_rate(min(position, recipe.steps - 1), recipe)
         images, targets = next(batches)
         wanted = [{"boxes": t["boxes"], "labels": t["labels"], "masks": t["masks"].byte()} for t in targets]
-        loss = sum(peer.train()(images, wanted).values())
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            losses = peer.train()(images, wanted)
+        loss = sum(losses.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(peer.parameters(), recipe.clip_norm)
