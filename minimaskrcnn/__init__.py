@@ -12,6 +12,7 @@ from minimaskrcnn.presets import (
     maskrcnn_resnet18_fpn,
     maskrcnn_resnet50_fpn,
     maskrcnn_resnet101_fpn,
+    maskrcnn_small,
     maskrcnn_toy,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet101_fpn",
+    "maskrcnn_small",
     "maskrcnn_toy",
 ]

@@ -62,6 +62,24 @@ def maskrcnn_toy_config(num_classes: int = 9) -> MaskRCNNConfig:
     )
 
 
+def maskrcnn_small_config(num_classes: int = 91) -> MaskRCNNConfig:
+    """Real pictures at half the paper's size, from scratch, on a machine without a GPU."""
+    toy = maskrcnn_toy_config(num_classes)
+    return replace(
+        toy,
+        transform=replace(toy.transform, min_sizes=(480,), max_size=800, size_divisor=32),
+        resnet=replace(toy.resnet, stages=4),
+        fpn=replace(toy.fpn, channels=64),
+        anchors=replace(toy.anchors, sizes=((12.0,), (32.0,), (96.0,), (256.0,))),
+        rpn=RPNConfig(
+            anchors_per_image=128, pre_nms_train=500, pre_nms_test=500, post_nms_train=300, post_nms_test=300
+        ),
+        pooler=PoolerConfig(aligned=True),
+        box_head=BoxHeadConfig(hidden=256, rois_per_image=64, positive_fraction=0.5),
+        mask_head=replace(toy.mask_head, channels=64),
+    )
+
+
 def maskrcnn_resnet50_fpn(num_classes: int = 91) -> MaskRCNN:
     """Mask R-CNN, ResNet-50-FPN."""
     return MaskRCNN(maskrcnn_resnet50_fpn_config(num_classes))
@@ -85,3 +103,8 @@ def fasterrcnn_resnet50_fpn(num_classes: int = 91) -> MaskRCNN:
 def maskrcnn_toy(num_classes: int = 9) -> MaskRCNN:
     """The network of `make demo`."""
     return MaskRCNN(maskrcnn_toy_config(num_classes))
+
+
+def maskrcnn_small(num_classes: int = 91) -> MaskRCNN:
+    """Mask R-CNN for real pictures without a GPU."""
+    return MaskRCNN(maskrcnn_small_config(num_classes))

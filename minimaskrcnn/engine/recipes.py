@@ -37,12 +37,15 @@ TOY = TrainConfig(
     augment=AugmentConfig(min_sizes=(176,)),
     eval_every=0,
 )
+# The toy's rate, and as many steps as torchvision and detectron2 give a short COCO schedule; not yet run to its end.
+SMALL = replace(TOY, steps=90_000, warmup_steps=500, augment=AugmentConfig(), eval_every=5000)
 
 PRESETS = {
     "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER),
     "maskrcnn_resnet101_fpn": Recipe(presets.maskrcnn_resnet101_fpn_config, PAPER),
     "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER),
     "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER),
+    "maskrcnn_small": Recipe(presets.maskrcnn_small_config, SMALL),
     "maskrcnn_toy": Recipe(presets.maskrcnn_toy_config, TOY),
 }
 
