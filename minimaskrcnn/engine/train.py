@@ -37,6 +37,7 @@ class TrainConfig:
     lr: float = 0.02
     """For the batch size above; the command line scales it with another one."""
     momentum: float = 0.9
+    """SGD's; Muon keeps its own."""
     weight_decay: float = 1e-4
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[float, ...] = (0.75,)
