@@ -12,6 +12,10 @@ if os.environ.get("JAXTYPING_DISABLE") != "1":
     # Must stand before the first import of minimaskrcnn.  Kernels are left out: triton reads their source.
     install_import_hook("minimaskrcnn", "typechecker.typechecker")
 
+if not torch.cuda.is_available():
+    # Before the first kernel is imported: its decorator reads this.  The tests that compile set it to 0.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 hypothesis.settings.register_profile(
     "default", deadline=None, derandomize=True, database=None, max_examples=50, print_blob=True
