@@ -148,7 +148,8 @@ def _amd_resources(text: str) -> Resources:
         return Counter(sizes[unit] * int(lanes or 1) for unit, lanes in found)
 
     atomics = Counter(
-        8 if "x2" in name or "64" in name else 4 for name in re.findall(r"(?:global|buffer|flat)_atomic_(\w+)", text)
+        8 if "x2" in name or "64" in name else 4
+        for name in re.findall(r"(?:global|buffer|flat)_atomic_(\w+)", text)
     )
     spills = number("vgpr_spill_count") + number("sgpr_spill_count")
     return Resources(
