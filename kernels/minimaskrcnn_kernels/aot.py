@@ -109,7 +109,7 @@ def _specialise(kernel: JITFunction, args: tuple, named: dict[str, Any]) -> Laun
         return "i1" if isinstance(value, bool) else "i32" if -(2**31) <= value < 2**31 else "i64"
 
     for place, parameter in enumerate(kernel.params):
-        value = values[parameter.name] if parameter.name in values else parameter.default
+        value = values.get(parameter.name, parameter.default)
         signature[parameter.name] = kind((place,), value, parameter.is_constexpr)
     return Launch(kernel, signature, constants, divisible, options)
 

@@ -1,6 +1,6 @@
 """RoIAlign and RoIWarp over all levels of a pyramid in one launch: the forward pass.
 
-    out[r, ph, pw, :] = mean (or maximum) over the bin's samples of  sum of weight · features[level(r)][image, y, x, :]
+    out[r, ph, pw, :] = mean (or maximum) over the bin's samples of  Σ weight · features[level of r][image, y, x, :]
 
 with four cells y, x around each sample.  RoIWarp is the same on a box that was first rounded to whole cells.
 
@@ -12,7 +12,11 @@ Grid: (R · PH, C / BLOCK_C).
 Bytes: each touched cell of the maps is read (from memory once, from L2 once for each bin row that touches it), each
 output written once: at 1000 boxes × 256 × 7 × 7 in float32 50 MB out, and up to 91 MB of maps at 800 × 1344.
 
-Axis letters: L levels, R rois, PH PW bins, C channels.  The backward pass is in `roi_align_backward.py`.
+Backward: `roi_align_scatter.py` (atomics) or, where `torch.use_deterministic_algorithms` asks for it,
+`roi_align_gather.py`, for the maps; `roi_align_boxes.py` for the boxes.  The second derivative is registered by
+`minimaskrcnn.ops`, from its torch path.
+
+Axis letters: L levels, R rois, PH PW bins, C channels.
 Left out: float64 (the torch path has it), autocast (the op takes half-precision maps as they are, boxes in float32).
 """
 
@@ -23,14 +27,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from minimaskrcnn_kernels.roi_align_backward import roi_align_backward
+from minimaskrcnn_kernels.roi_align_boxes import box_gradient
+from minimaskrcnn_kernels.roi_align_gather import gather
+from minimaskrcnn_kernels.roi_align_scatter import scatter
 from minimaskrcnn_kernels.rois import (
     axis,
     block_channels,
-    channels_last,
     is_known,
     level_of,
     pick,
+    pooling,
     read_box,
     sample,
     sample_count,
@@ -170,33 +176,22 @@ def roi_align(
     `maximum` the number of the sample that each value is, int32 (otherwise nothing).  A row with an image index out
     of range or a coordinate that is not finite is NaN.
     """
-    maps = channels_last(features)
-    out = maps[0].new_empty(len(boxes), bins_y, bins_x, maps[0].shape[1])
+    pooled = pooling(features, boxes, image_index, scales, areas, sampling_ratio, aligned, quantise, maximum)
+    (images, channels), dtype = features[0].shape[:2], features[0].dtype
+    out = features[0].new_empty(len(boxes), bins_y, bins_x, channels)
     winner = torch.empty(out.shape if maximum else 0, dtype=torch.int32, device=out.device)
-    block = block_channels(maps[0].shape[1], maps[0].element_size())
+    block = block_channels(channels, dtype.itemsize)
     if out.numel():
-        roi_align_kernel[(len(boxes) * bins_y, triton.cdiv(maps[0].shape[1], block))](
-            features=maps,
-            boxes_ptr=boxes.contiguous(),
-            image_ptr=image_index.contiguous(),
+        roi_align_kernel[(len(boxes) * bins_y, triton.cdiv(channels, block))](
+            features=pooled.maps,
+            image_ptr=pooled.image_index,
             out_ptr=out,
             winner_ptr=winner,
-            heights=tuple(m.shape[2] for m in maps),
-            widths=tuple(m.shape[3] for m in maps),
-            images=maps[0].shape[0],
-            channels=maps[0].shape[1],
+            images=images,
             bins_y=bins_y,
             bins_x=bins_x,
-            scales=tuple(scales),
-            areas=tuple(areas),
-            LEVELS=len(maps),
-            SAMPLING=sampling_ratio,
-            ALIGNED=aligned,
-            QUANTISE=quantise,
-            MAX=maximum,
             BLOCK_C=block,
-            num_warps=1,
-            enable_fp_fusion=False,
+            **pooled.arguments(),
         )
     return out.permute(0, 3, 1, 2), winner.permute(0, 3, 1, 2) if maximum else winner
 
@@ -210,6 +205,48 @@ def _(
     if maximum:
         return out, boxes.new_empty(shape, dtype=torch.int32).permute(0, 3, 1, 2)
     return out, boxes.new_empty(0, dtype=torch.int32)
+
+
+@torch.library.custom_op("minimaskrcnn_kernels::roi_align_backward", mutates_args=())
+def roi_align_backward(
+    grad: Tensor,
+    winner: Tensor,
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    scales: Sequence[float],
+    areas: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+    quantise: bool,
+    maximum: bool,
+    for_features: bool,
+    for_boxes: bool,
+) -> list[Tensor]:
+    """The gradients of `roi_align` for each map and, last, for `boxes` [R, 4]; empty where not asked for.
+
+    `grad` and `winner` are as `roi_align` returns them, [R, C, PH, PW].  RoIWarp's boxes have none.
+    """
+    pooled = pooling(features, boxes, image_index, scales, areas, sampling_ratio, aligned, quantise, maximum)
+    grad = grad.permute(0, 2, 3, 1).contiguous()
+    winner = winner.permute(0, 2, 3, 1).contiguous() if maximum else winner
+    d_maps = [grad.new_empty(0) for _ in features]
+    if for_features:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        d_maps = (gather if deterministic else scatter)(grad, winner, pooled)
+    return [*d_maps, box_gradient(grad, winner, pooled) if for_boxes else boxes.new_empty(0)]
+
+
+@roi_align_backward.register_fake
+def _(
+    grad, winner, features, boxes, image_index, scales, areas, sampling_ratio, aligned, quantise, maximum,
+    for_features, for_boxes,
+):  # fmt: skip
+    if for_features:
+        d_maps = [torch.empty_like(f, memory_format=torch.channels_last) for f in features]
+    else:
+        d_maps = [grad.new_empty(0) for _ in features]
+    return [*d_maps, torch.empty_like(boxes) if for_boxes else boxes.new_empty(0)]
 
 
 def _save(ctx, inputs, output):

@@ -1,9 +1,9 @@
 """RoIAlign and RoIWarp, the backward pass without a race: a program owns its cells and gathers what falls on them.
 
-A program owns BLOCK_X neighbouring cells of one row of one map, looks for the boxes of its image and level that reach
-them, BLOCK_R at a time, and adds up their bins in the order of the rows of `boxes`.  Each cell is written once, by one
-program: no atomics, no zeros to begin with, no float32 copy of the maps, and the same bits every time.  The weights
-of a bin's samples are separable, so a bin counts once, however many samples it has.
+A program owns BLOCK_X neighbouring cells of one row of one map, looks for the boxes of its image and level that
+reach them, BLOCK_R at a time, and adds up their bins in the order of the rows of `boxes`.  Each cell is written once,
+by one program: no atomics, no zeros to begin with, no float32 copy of the maps, and the same bits every time.  The
+weights of a bin's samples are separable, so a bin counts once, however many samples it has.
 
 Grid: (segments of all rows of all maps of all images, C / BLOCK_C).
 Bytes: the maps are written once; a bin's row is read once for each row of cells and each segment that it reaches: at
@@ -12,14 +12,13 @@ about 2 cells a bin some 5 times, from L2.  Each program also reads the boxes of
 Letters as in `roi_align.py`, which has the forward pass.
 """
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from minimaskrcnn_kernels.rois import (
+    Pooling,
     axis,
     bins_near,
     block_channels,
@@ -169,53 +168,28 @@ def gather_kernel(
     tl.store(place, total.to(outs[0].dtype.element_ty), (x < width)[:, None] & (c < channels)[None, :])
 
 
-def gather(
-    grad: Tensor,
-    winner: Tensor,
-    maps: Sequence[Tensor],
-    boxes: Tensor,
-    image_index: Tensor,
-    scales: Sequence[float],
-    areas: Sequence[float],
-    sampling_ratio: int,
-    aligned: bool,
-    quantise: bool,
-    maximum: bool,
-) -> list[Tensor]:
-    """The gradient of each of `maps`, in its dtype; `grad` and `winner` are [R, PH, PW, C] and contiguous."""
-    images, channels = maps[0].shape[:2]
-    outs = [torch.empty_like(m, memory_format=torch.channels_last) for m in maps]
-    image_index, order = image_index.sort(stable=True)
-    first = torch.searchsorted(image_index, torch.arange(images + 1, device=grad.device))
+def gather(grad: Tensor, winner: Tensor, pooled: Pooling) -> list[Tensor]:
+    """The gradient of each map, in its dtype; `grad` and `winner` are [R, PH, PW, C] and contiguous."""
+    images, channels = pooled.maps[0].shape[:2]
     block = block_channels(channels, 4)
+    outs = [torch.empty_like(m, memory_format=torch.channels_last) for m in pooled.maps]
+    image_index, order = pooled.image_index.sort(stable=True)
     firsts = [0]
-    for m in maps:
+    for m in pooled.maps:
         firsts.append(firsts[-1] + images * m.shape[2] * triton.cdiv(m.shape[3], BLOCK_X))
     if firsts[-1] and channels:
         gather_kernel[(firsts[-1], triton.cdiv(channels, block))](
             grad_ptr=grad,
             winner_ptr=winner,
-            boxes_ptr=boxes[order],
             order_ptr=order,
-            first_ptr=first,
+            first_ptr=torch.searchsorted(image_index, torch.arange(images + 1, device=grad.device)),
             outs=tuple(outs),
-            heights=tuple(m.shape[2] for m in maps),
-            widths=tuple(m.shape[3] for m in maps),
             firsts=tuple(firsts[:-1]),
-            channels=channels,
             bins_y=grad.shape[1],
             bins_x=grad.shape[2],
-            scales=tuple(scales),
-            areas=tuple(areas),
-            LEVELS=len(maps),
-            SAMPLING=sampling_ratio,
-            ALIGNED=aligned,
-            QUANTISE=quantise,
-            MAX=maximum,
             BLOCK_R=BLOCK_R,
             BLOCK_X=BLOCK_X,
             BLOCK_C=block,
-            num_warps=1,
-            enable_fp_fusion=False,
+            **pooled._replace(boxes=pooled.boxes[order]).arguments(),
         )
     return outs

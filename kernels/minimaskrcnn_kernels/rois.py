@@ -12,6 +12,7 @@ must not cross the border of the map by a last bit in one implementation and not
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -140,6 +141,43 @@ def block_channels(channels: int, itemsize: int) -> int:
     return min(triton.next_power_of_2(max(channels, 1)), WARP_BYTES // itemsize)
 
 
+class Pooling(NamedTuple):
+    """What is pooled, and how: as the op `roi_align` takes it, all of it contiguous, the maps channels-last."""
+
+    maps: tuple[Tensor, ...]
+    boxes: Tensor
+    image_index: Tensor
+    scales: Sequence[float]
+    areas: Sequence[float]
+    sampling_ratio: int
+    aligned: bool
+    quantise: bool
+    maximum: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """What all four kernels are given."""
+        return {
+            "boxes_ptr": self.boxes,
+            "heights": tuple(m.shape[2] for m in self.maps),
+            "widths": tuple(m.shape[3] for m in self.maps),
+            "channels": self.maps[0].shape[1],
+            "scales": tuple(self.scales),
+            "areas": tuple(self.areas),
+            "LEVELS": len(self.maps),
+            "SAMPLING": self.sampling_ratio,
+            "ALIGNED": self.aligned,
+            "QUANTISE": self.quantise,
+            "MAX": self.maximum,
+            "num_warps": 1,
+            "enable_fp_fusion": False,
+        }
+
+
 def channels_last(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The maps as [B, H, W, C] in memory; a map that is channels_last already is not copied."""
     return tuple(f.contiguous(memory_format=torch.channels_last) for f in features)
+
+
+def pooling(features: Sequence[Tensor], boxes: Tensor, image_index: Tensor, *rest: Any) -> Pooling:
+    """The arguments of an op, made contiguous where they are not."""
+    return Pooling(channels_last(features), boxes.contiguous(), image_index.contiguous(), *rest)
