@@ -32,8 +32,9 @@ from minimaskrcnn_kernels.rois import (
 
 # Boxes that a program looks at at once: four a lane.
 BLOCK_R = 128
-# Cells of a program.  With 4 channels a lane the sums take 32 registers.
+# Cells of a program.  With 4 channels a lane the sums take 32 registers; of the maximum's 8 cells sm_80 spilled some.
 BLOCK_X = 8
+BLOCK_X_MAX = 4
 
 
 @triton.jit
@@ -171,12 +172,12 @@ def gather_kernel(
 def gather(grad: Tensor, winner: Tensor, pooled: Pooling) -> list[Tensor]:
     """The gradient of each map, in its dtype; `grad` and `winner` are [R, PH, PW, C] and contiguous."""
     images, channels = pooled.maps[0].shape[:2]
-    block = block_channels(channels, 4)
+    block, block_x = block_channels(channels, 4), BLOCK_X_MAX if pooled.maximum else BLOCK_X
     outs = [torch.empty_like(m, memory_format=torch.channels_last) for m in pooled.maps]
     image_index, order = pooled.image_index.sort(stable=True)
     firsts = [0]
     for m in pooled.maps:
-        firsts.append(firsts[-1] + images * m.shape[2] * triton.cdiv(m.shape[3], BLOCK_X))
+        firsts.append(firsts[-1] + images * m.shape[2] * triton.cdiv(m.shape[3], block_x))
     if firsts[-1] and channels:
         gather_kernel[(firsts[-1], triton.cdiv(channels, block))](
             grad_ptr=grad,
@@ -188,7 +189,7 @@ def gather(grad: Tensor, winner: Tensor, pooled: Pooling) -> list[Tensor]:
             bins_y=grad.shape[1],
             bins_x=grad.shape[2],
             BLOCK_R=BLOCK_R,
-            BLOCK_X=BLOCK_X,
+            BLOCK_X=block_x,
             BLOCK_C=block,
             **pooled._replace(boxes=pooled.boxes[order]).arguments(),
         )

@@ -257,6 +257,7 @@ def roi_pool_backward(
             bins=bins_y * bins_x,
             BLOCK_C=block,
             num_warps=1,
+            enable_fp_fusion=False,
         )
     return out.to(feature.dtype)
 

@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Lanes of a warp times the bytes of the widest load.
-WARP_BYTES = 32 * 16
+# Lanes of a warp (AMD: of a wavefront), and the bytes of each one's widest load.
+LANES = 64 if torch.version.hip else 32
+WIDEST = 16
 # Loops over samples count in int32.
 MOST = tl.constexpr(2.0**30)
 
@@ -138,7 +139,7 @@ def bins_near(start, size, bins, lower, upper):
 
 def block_channels(channels: int, itemsize: int) -> int:
     """Channels of one program: what one warp loads at once, or fewer where there are fewer."""
-    return min(triton.next_power_of_2(max(channels, 1)), WARP_BYTES // itemsize)
+    return min(triton.next_power_of_2(max(channels, 1)), LANES * WIDEST // itemsize)
 
 
 class Pooling(NamedTuple):

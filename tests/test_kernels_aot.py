@@ -1,0 +1,149 @@
+"""Every kernel of the RoI operations, compiled ahead of time as its launcher would launch it on a GPU."""
+
+from collections import Counter
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from minimaskrcnn_kernels import aot, rois
+from minimaskrcnn_kernels.roi_align import roi_align, roi_align_backward
+from minimaskrcnn_kernels.roi_pool import roi_pool, roi_pool_backward
+
+pytestmark = pytest.mark.aot
+
+STRIDES = [4, 8, 16, 32]
+# Loads narrower than 8 bytes: the four coordinates of a box, and where boxes are looked through, theirs.
+NARROW = {"roi_align_kernel": 4, "boxes_kernel": 4, "roi_pool_kernel": 4, "scatter_kernel": 4, "gather_kernel": 20}
+
+
+def maps(dtype: torch.dtype, channels: int = 256, sides: tuple[int, ...] = (200, 100, 50, 25)) -> list[torch.Tensor]:
+    return [torch.empty(2 if channels > 1 else 1, channels, side, side, dtype=dtype) for side in sides]
+
+
+def launches(call: Callable[[], object], target: str, deterministic: bool = False) -> list[aot.Launch]:
+    torch.use_deterministic_algorithms(deterministic)
+    with patch.object(rois, "LANES", 64 if target.startswith("gfx") else 32):
+        recorded = aot.record(call)
+    torch.use_deterministic_algorithms(False)
+    return recorded
+
+
+def pooling(
+    target: str, dtype: torch.dtype, sampling: int, maximum: bool, warp: bool = False, channels: int = 256,
+    bins: int = 7, sides: tuple[int, ...] = (200, 100, 50, 25),
+) -> list[aot.Launch]:  # fmt: skip
+    """The launches of RoIAlign over a pyramid: forward, scatter, boxes, gather."""
+    features, count = maps(dtype, channels, sides), 1000 if channels > 1 else 1
+    boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
+    how = ([1 / s for s in STRIDES[: len(sides)]], [float(4**i) for i in range(len(sides))])
+    flags = (sampling, True, warp, maximum)
+    found = launches(lambda: roi_align(features, boxes, image, *how, bins, bins, *flags), target)
+    out = torch.empty(count, channels, bins, bins, dtype=dtype)
+    winner = torch.empty(out.shape, dtype=torch.int32) if maximum else torch.empty(0, dtype=torch.int32)
+
+    def backward() -> object:
+        return roi_align_backward(out, winner, features, boxes, image, *how, *flags, True, not warp)
+
+    return found + launches(backward, target) + launches(backward, target, deterministic=True)[:1]
+
+
+def whole_cells(
+    target: str, dtype: torch.dtype, channels: int = 256, side: int = 50, bins: int = 7
+) -> list[aot.Launch]:
+    """The launches of RoIPool: forward, scatter, gather."""
+    (feature,), count = maps(dtype, channels, (side,)), 1000 if channels > 1 else 1
+    boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
+    out = torch.empty(count, channels, bins, bins, dtype=dtype)
+    winner = torch.empty(out.shape, dtype=torch.int32)
+
+    def backward() -> object:
+        return roi_pool_backward(out, winner, feature, boxes, image, 0.1)
+
+    found = launches(lambda: roi_pool(feature, boxes, image, 0.1, bins, bins), target)
+    return found + launches(backward, target) + launches(backward, target, deterministic=True)
+
+
+def kernels(found: list[aot.Launch]) -> list[str]:
+    return [launch.kernel.__name__ for launch in found]
+
+
+def check(launch: aot.Launch, target: str) -> None:
+    """No spill, no narrow load of a row of channels, no division but the exact one, nothing contracted."""
+    compiled = aot.compile_launch(launch, target)
+    found = aot.resources(compiled)
+    name = launch.kernel.__name__
+    assert found.spills == 0, (name, found)
+    narrow = sum(count for size, count in found.loads.items() if size < 8)
+    # AMD reads a box with scalar loads, which are not counted; those of a block of boxes are vectors.
+    assert narrow <= NARROW[name], (name, found)
+    assert found.loads[16] + found.loads[8] > 0, (name, found)
+    assert launch.options["enable_fp_fusion"] is False
+    if "ptx" in compiled.asm:
+        assert not any(word in compiled.asm["ptx"] for word in ("div.full", "div.approx", "rcp.approx"))
+
+
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("sampling", "maximum"), [(2, False), (0, False), (2, True), (0, True)])
+def test_roi_align_over_a_pyramid(target, dtype, sampling, maximum):
+    found = pooling(target, dtype, sampling, maximum)
+    assert kernels(found) == ["roi_align_kernel", "scatter_kernel", "boxes_kernel", "gather_kernel"]
+    for launch in found:
+        check(launch, target)
+
+
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_roi_warp(target):
+    found = pooling(target, torch.float32, 0, False, warp=True)
+    assert kernels(found) == ["roi_align_kernel", "scatter_kernel", "gather_kernel"]
+    for launch in found:
+        check(launch, target)
+
+
+@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_roi_pool(target, dtype):
+    found = whole_cells(target, dtype)
+    assert kernels(found) == ["roi_pool_kernel", "scatter_kernel", "gather_kernel"]
+    for launch in found:
+        check(launch, target)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_sample_reads_four_rows_16_bytes_a_lane(target, dtype):
+    forward = aot.resources(aot.compile_launch(pooling(target, dtype, 2, False)[0], target))
+    # Four samples of four cells; the image's index is 8 bytes.
+    assert forward.loads == Counter({16: 16, 4: 4, 8: 1})
+    assert set(forward.stores) == {16}
+
+
+def test_only_the_scatter_has_a_race():
+    for found in (pooling("sm_90", torch.float32, 2, False), whole_cells("sm_90", torch.float32)):
+        for launch in found:
+            atomics = aot.resources(aot.compile_launch(launch, "sm_90")).atomics
+            assert bool(atomics) == (launch.kernel.__name__ == "scatter_kernel")
+
+
+def test_the_scatter_adds_16_bytes_at_a_time_from_sm_90_on():
+    scatter = pooling("sm_90", torch.bfloat16, 2, False)[1]
+    assert set(aot.resources(aot.compile_launch(scatter, "sm_90")).atomics) == {16}
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("maximum", [False, True])
+def test_sizes_of_one_which_triton_takes_for_constants(target, maximum):
+    for launch in pooling(target, torch.float32, 0, maximum, channels=1, bins=1, sides=(1,)):
+        assert aot.resources(aot.compile_launch(launch, target)).spills == 0
+    for launch in whole_cells(target, torch.float32, channels=1, side=1, bins=1):
+        assert aot.resources(aot.compile_launch(launch, target)).spills == 0
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_many_levels_and_sizes_that_divide_by_nothing(target):
+    for launch in pooling(target, torch.float32, 2, False, channels=37, bins=3, sides=(31, 17, 9, 1)):
+        assert aot.resources(aot.compile_launch(launch, target)).spills == 0
