@@ -1,70 +1,19 @@
 """Every kernel of the RoI operations, compiled ahead of time as its launcher would launch it on a GPU."""
 
 from collections import Counter
-from collections.abc import Callable
-from unittest.mock import patch
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from minimaskrcnn_kernels import aot, rois
-from minimaskrcnn_kernels.roi_align import roi_align, roi_align_backward
-from minimaskrcnn_kernels.roi_pool import roi_pool, roi_pool_backward
+from minimaskrcnn_kernels import aot
+from minimaskrcnn_kernels.report import pooling, whole_cells
 
 pytestmark = pytest.mark.aot
 
-STRIDES = [4, 8, 16, 32]
 # Loads narrower than 8 bytes: the four coordinates of a box, and where boxes are looked through, theirs.
 NARROW = {"roi_align_kernel": 4, "boxes_kernel": 4, "roi_pool_kernel": 4, "scatter_kernel": 4, "gather_kernel": 20}
-
-
-def maps(dtype: torch.dtype, channels: int = 256, sides: tuple[int, ...] = (200, 100, 50, 25)) -> list[torch.Tensor]:
-    return [torch.empty(2 if channels > 1 else 1, channels, side, side, dtype=dtype) for side in sides]
-
-
-def launches(call: Callable[[], object], target: str, deterministic: bool = False) -> list[aot.Launch]:
-    torch.use_deterministic_algorithms(deterministic)
-    with patch.object(rois, "LANES", 64 if target.startswith("gfx") else 32):
-        recorded = aot.record(call)
-    torch.use_deterministic_algorithms(False)
-    return recorded
-
-
-def pooling(
-    target: str, dtype: torch.dtype, sampling: int, maximum: bool, warp: bool = False, channels: int = 256,
-    bins: int = 7, sides: tuple[int, ...] = (200, 100, 50, 25),
-) -> list[aot.Launch]:  # fmt: skip
-    """The launches of RoIAlign over a pyramid: forward, scatter, boxes, gather."""
-    features, count = maps(dtype, channels, sides), 1000 if channels > 1 else 1
-    boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
-    how = ([1 / s for s in STRIDES[: len(sides)]], [float(4**i) for i in range(len(sides))])
-    flags = (sampling, True, warp, maximum)
-    found = launches(lambda: roi_align(features, boxes, image, *how, bins, bins, *flags), target)
-    out = torch.empty(count, channels, bins, bins, dtype=dtype)
-    winner = torch.empty(out.shape, dtype=torch.int32) if maximum else torch.empty(0, dtype=torch.int32)
-
-    def backward() -> object:
-        return roi_align_backward(out, winner, features, boxes, image, *how, *flags, True, not warp)
-
-    return found + launches(backward, target) + launches(backward, target, deterministic=True)[:1]
-
-
-def whole_cells(
-    target: str, dtype: torch.dtype, channels: int = 256, side: int = 50, bins: int = 7
-) -> list[aot.Launch]:
-    """The launches of RoIPool: forward, scatter, gather."""
-    (feature,), count = maps(dtype, channels, (side,)), 1000 if channels > 1 else 1
-    boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
-    out = torch.empty(count, channels, bins, bins, dtype=dtype)
-    winner = torch.empty(out.shape, dtype=torch.int32)
-
-    def backward() -> object:
-        return roi_pool_backward(out, winner, feature, boxes, image, 0.1)
-
-    found = launches(lambda: roi_pool(feature, boxes, image, 0.1, bins, bins), target)
-    return found + launches(backward, target) + launches(backward, target, deterministic=True)
 
 
 def kernels(found: list[aot.Launch]) -> list[str]:
@@ -137,9 +86,9 @@ def test_the_scatter_adds_16_bytes_at_a_time_from_sm_90_on():
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 @pytest.mark.parametrize("maximum", [False, True])
 def test_sizes_of_one_which_triton_takes_for_constants(target, maximum):
-    for launch in pooling(target, torch.float32, 0, maximum, channels=1, bins=1, sides=(1,)):
+    for launch in pooling(target, torch.float32, 0, maximum, channels=1, bins=1, sides=(1,), count=1):
         assert aot.resources(aot.compile_launch(launch, target)).spills == 0
-    for launch in whole_cells(target, torch.float32, channels=1, side=1, bins=1):
+    for launch in whole_cells(target, torch.float32, channels=1, side=1, bins=1, count=1):
         assert aot.resources(aot.compile_launch(launch, target)).spills == 0
 
 

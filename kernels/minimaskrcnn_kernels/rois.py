@@ -53,10 +53,10 @@ def level_of(x1, y1, x2, y2, areas, LEVELS: tl.constexpr):
 
 @triton.jit
 def is_known(x1, y1, x2, y2, image, images):
-    """Whether a row has an image and finite coordinates; other rows are NaN and have no gradient."""
+    """Whether a row has an image and finite sides; other rows are NaN and have no gradient."""
+    width, height = x2 - x1, y2 - y1
     # x - x is NaN for what is not finite.
-    finite = (x1 - x1 == 0) & (y1 - y1 == 0) & (x2 - x2 == 0) & (y2 - y2 == 0)
-    return finite & (image >= 0) & (image < images)
+    return (width - width == 0) & (height - height == 0) & (image >= 0) & (image < images)
 
 
 @triton.jit

@@ -1,0 +1,128 @@
+"""Break the kernels one line at a time and see that a test notices: `python tests/mutate_kernels.py`.
+
+Each mutation replaces a piece of one kernel's source in a copy of the checkout and runs that operation's tests there,
+stopping at the first failure.  A mutation that no test notices is printed as SURVIVED, and the exit code is 1.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutation(NamedTuple):
+    """Replace `old`, which occurs in `file`, by `new` (its first occurrence after `after`), and run `test`."""
+
+    file: str
+    old: str
+    new: str
+    after: str = ""
+
+    @property
+    def tests(self) -> str:
+        stem = self.file.removesuffix(".py")
+        for name in ("roi_pool", "nms", "paste_masks"):
+            if stem == name:
+                return f"tests/test_kernels_{name.removesuffix('_masks')}.py"
+        return "tests/test_kernels_roi_align.py"
+
+
+MUTATIONS = [
+    # Addresses and offsets
+    Mutation("rois.py", "boxes_ptr + r.to(tl.int64) * 4", "boxes_ptr + r.to(tl.int64) * 3"),
+    Mutation("rois.py", "tl.load(box + 2), tl.load(box + 3)", "tl.load(box + 3), tl.load(box + 2)"),
+    Mutation("roi_align.py", "top.to(tl.int64) * width", "top * width"),
+    Mutation("roi_align.py", "image * height * width", "image * height * height"),
+    Mutation("roi_align.py", "out += channels", "out += BLOCK_C", after="winner_ptr + out, winner"),
+    Mutation("roi_align_scatter.py", "row += channels", "row += BLOCK_C"),
+    Mutation("roi_align_scatter.py", "image * height * width", "image * height * height"),
+    Mutation("roi_align_gather.py", "tl.load(order_ptr + row)", "row"),
+    Mutation("roi_align_gather.py", "image.to(tl.int64) * height + y", "image.to(tl.int64) * width + y"),
+    Mutation("roi_align_boxes.py", "row += channels", "row += BLOCK_C"),
+    # Geometry
+    Mutation("rois.py", "start -= 0.5", "start -= 0.25"),
+    Mutation("rois.py", "length = tl.maximum(length, 1.0)", "length = tl.maximum(length, 0.0)"),
+    Mutation("rois.py", "level += (area >= areas[i])", "level += (area > areas[i])"),
+    Mutation("rois.py", "tl.abs(x - whole) >= 0.5", "tl.abs(x - whole) > 0.5"),
+    Mutation("rois.py", "round_half_away(end) - start + 1", "round_half_away(end) - start"),
+    Mutation("rois.py", "tl.maximum(tl.ceil(size), 0.0)", "tl.maximum(tl.floor(size), 0.0)"),
+    Mutation("rois.py", "(i + 0.5) * size", "(i + 0.0) * size"),
+    # Clamps and masks
+    Mutation("rois.py", "(point >= -1.0)", "(point >= 0.0)"),
+    Mutation("rois.py", "(point <= extent * 1.0)", "(point < extent * 1.0)"),
+    Mutation("rois.py", "tl.minimum(low + 1, last)", "low + 1"),
+    Mutation("rois.py", "tl.maximum(point, 0.0)", "point"),
+    Mutation("rois.py", "lower - first, step)) - 2", "lower - first, step)) + 1"),
+    Mutation("rois.py", "tl.floor(tl.div_rn(lower - start, size)) - 1", "tl.ceil(tl.div_rn(lower - start, size)) + 1"),
+    Mutation("rois.py", "(image < images)", "(image <= images)"),
+    Mutation("roi_align.py", "tl.where(y_inside & x_inside, channels, 0)", "channels"),
+    Mutation("roi_align.py", "mask = c < channels", "mask = c <= channels"),
+    Mutation("roi_align_scatter.py", "tl.where(y_inside & x_inside, channels, 0)", "channels"),
+    Mutation("roi_align_gather.py", "(x < width)[:, None]", "(x <= width)[:, None]"),
+    Mutation("roi_align_gather.py", "boxes_ptr + rows * 4, rows < end", "boxes_ptr + rows * 4, rows <= end"),
+    # Accumulations
+    Mutation("roi_align.py", "fy * fx, value)", "fy * fx, value * 0)"),
+    Mutation("roi_align.py", "best += value", "best = value"),
+    Mutation("roi_align.py", "tl.where(value > best, iy", "tl.where(value >= best, iy"),
+    Mutation("roi_align.py", "visited == y_count * x_count", "visited == visited"),
+    Mutation("roi_align_scatter.py", "part * (fy * fx)", "part * (fy * fy)"),
+    Mutation("roi_align_scatter.py", "grad = tl.div_rn(grad, number)", "grad = grad"),
+    Mutation("roi_align_gather.py", "total += weight[:, None] * grad", "total = weight[:, None] * grad"),
+    Mutation("roi_align_gather.py", "tl.where(cell == high, fraction, 0.0)", "tl.where(cell == low, fraction, 0.0)"),
+    Mutation("roi_align_gather.py", "rows > row", "rows > row + 1"),
+    Mutation("roi_align_gather.py", "areas, LEVELS) == level", "areas, LEVELS) >= level"),
+    Mutation("roi_align_boxes.py", "slope_y * (1 - y_at)", "slope_y * y_at"),
+    Mutation("roi_align_boxes.py", "d_x2 += part", "d_x2 = part"),
+    Mutation("roi_align_boxes.py", "tl.where(y >= 0,", "tl.where(y >= -1,"),
+    Mutation("roi_align_boxes.py", "tl.sum(d_x1, 0) * scale", "tl.sum(d_x1, 0)"),
+    Mutation("roi_align_boxes.py", "y1 * scale) >= 1)", "y1 * scale) >= 2)"),
+    Mutation("roi_pool.py", "tl.floor(p * size)", "tl.ceil(p * size)"),
+    Mutation("roi_pool.py", "tl.ceil((p + 1) * size)", "tl.floor((p + 1) * size)"),
+    Mutation("roi_pool.py", "- first + 1, 1.0)", "- first, 1.0)"),
+    Mutation("roi_pool.py", "better = (value > best)", "better = (value >= best)"),
+    Mutation("roi_pool.py", "tl.where(some, float(\"-inf\"), 0.0)", "tl.where(some, 0.0, 0.0)"),
+    Mutation("roi_pool.py", "winner >= 0, sem", "winner >= -1, sem"),
+    Mutation("roi_pool.py", "(y * width + x)[:, None]", "(y * height + x)[:, None]"),
+    Mutation("roi_pool.py", "tl.div_rn(low - first, size)) - 1", "tl.div_rn(low - first, size)) + 1"),
+]  # fmt: skip
+
+
+def survives(mutation: Mutation) -> bool:
+    """Whether all tests of the operation pass with the mutation."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in ("minimaskrcnn", "kernels", "tests", "lessons"):
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        path = tree / "kernels" / "minimaskrcnn_kernels" / mutation.file
+        text = path.read_text()
+        start = text.index(mutation.after)
+        at = text.index(mutation.old, start)
+        path.write_text(text[:at] + mutation.new + text[at + len(mutation.old) :])
+        paths = [str(tree / name) for name in ("", "kernels", "lessons", "tests")]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow and not unhooked and not aot"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        done = subprocess.run([*command, mutation.tests], cwd=tree, env=environment, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def main() -> int:
+    survivors = 0
+    only = sys.argv[1:]
+    for mutation in MUTATIONS:
+        if only and mutation.file not in only:
+            continue
+        lives = survives(mutation)
+        survivors += lives
+        fate = "SURVIVED" if lives else "caught  "
+        print(f"{fate}  {mutation.file}: {mutation.old!r} -> {mutation.new!r}", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
