@@ -58,7 +58,7 @@ MUTATIONS = [
     Mutation("rois.py", "tl.minimum(low + 1, last)", "low + 1"),
     Mutation("rois.py", "tl.maximum(point, 0.0)", "point"),
     Mutation("rois.py", "lower - first, step)) - 2", "lower - first, step)) + 1"),
-    Mutation("rois.py", "tl.floor(tl.div_rn(lower - start, size)) - 1", "tl.ceil(tl.div_rn(lower - start, size)) + 1"),
+    Mutation("rois.py", "tl.div_rn(lower - start, size)) - 1", "tl.div_rn(lower - start, size)) + 1"),
     Mutation("rois.py", "(image < images)", "(image <= images)"),
     Mutation("roi_align.py", "tl.where(y_inside & x_inside, channels, 0)", "channels"),
     Mutation("roi_align.py", "mask = c < channels", "mask = c <= channels"),

@@ -39,7 +39,10 @@ def pooling(
     sides: tuple[int, ...] = (200, 100, 50, 25),
     count: int = 1000,
 ) -> list[aot.Launch]:
-    """RoIAlign or RoIWarp of `count` boxes, levels of these sides: forward, scatter, boxes (RoIAlign only), gather."""
+    """RoIAlign or RoIWarp of `count` boxes from levels of these sides: forward, scatter, boxes, gather.
+
+    RoIWarp's boxes have no gradient, so it has three.
+    """
     features = [torch.empty(min(count, 2), channels, side, side, dtype=dtype) for side in sides]
     boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
     how = [1 / s for s in STRIDES[: len(sides)]], [float(4**i) for i in range(len(sides))]
