@@ -6,8 +6,9 @@ resize is separable: values = Ry · M · Rxᵀ with Ry [h, m + 2] and Rx [w, m +
 products, into the slice of the picture that its box covers.
 
 Axis letters: n objects; m mask rows and columns; h, w image rows and columns.
-These functions stand at the model's boundary: they read the boxes on the host, once, and loop over objects.  They
-have no gradient.  Left out: detectron2's rule (grid_sample at real coordinates).
+These functions stand at the model's boundary: the torch path reads the boxes on the host, once, and loops over
+objects; the kernel does neither.  They have no gradient.
+Left out: detectron2's rule (grid_sample at real coordinates).
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ from jaxtyping import Bool, Float, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn.functional import pad
+
+from minimaskrcnn.ops.backend import Backend, use_triton
+
+# Corners beyond this are no corners of a picture.  Integers up to it are safe in 32 bits, with room for a difference.
+HUGE = 2.0**30
 
 
 class RLE(TypedDict):
@@ -41,13 +47,24 @@ def paste_masks(
     boxes: Float[Tensor, "n 4"],
     image_size: tuple[int, int],
     threshold: float | None = 0.5,
+    *,
+    backend: Backend = "auto",
 ) -> Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]:
     """Masks in the picture: true where the resized mask exceeds `threshold`; `image_size` is (height, width).
 
-    With `threshold=None` the resized masks themselves (what torchvision's model returns), 0 outside of the boxes.
-    A box without a pixel in the picture gives an empty mask.  Raises ValueError for masks that are not square, or
-    not as many as the boxes.
+    With `threshold=None` the resized masks themselves (what torchvision's model returns), 0 outside of the boxes,
+    in the masks' dtype; half precision is computed in float32.  A box without a pixel in the picture gives an empty
+    mask, and so does one with a corner that, grown, is NaN or 2**30 pixels or more away.
+    The kernel takes float32 boxes, and masks of at most float32; others run on torch unless `backend="triton"`,
+    which raises TypeError for them.  Raises ValueError for masks that are not square or are empty, or not as many as
+    the boxes.
     """
+    _check_shapes(masks, boxes)
+    kernel_takes = boxes.dtype == torch.float32 and masks.dtype != torch.float64
+    if use_triton(backend, masks) and (kernel_takes or backend == "triton"):
+        from minimaskrcnn_kernels.paste_masks import paste_masks as paste_on_gpu
+
+        return paste_on_gpu(masks.detach(), boxes.detach(), *image_size, threshold)
     out = _blank((len(masks), *image_size), masks.dtype if threshold is None else torch.bool, masks.device)
     for canvas, patch in zip(out, _patches(masks, boxes, image_size)):
         region = canvas[patch.rows, patch.columns]
@@ -64,14 +81,27 @@ def paste_masks_rle(
     image_size: tuple[int, int],
     threshold: float = 0.5,
 ) -> list[RLE]:
-    """`paste_masks` as COCO run lengths, from each box's region alone: no full-size bitmap is ever made."""
-    return [_encode(patch, threshold, image_size) for patch in _patches(masks, boxes, image_size)]
+    """`paste_masks` as COCO run lengths, from each box's region alone: no full-size bitmap is ever made.
+
+    Run lengths are made on the host, and so are these masks: tensors on a GPU are copied there, once.
+    """
+    _check_shapes(masks, boxes)
+    patches = _patches(masks.cpu(), boxes.cpu(), image_size)
+    return [_encode(patch, threshold, image_size) for patch in patches]
+
+
+def _check_shapes(masks: Tensor, boxes: Tensor) -> None:
+    square = masks.ndim == 3 and masks.shape[1] == masks.shape[2] > 0
+    if not square or boxes.shape != (len(masks), 4):
+        raise ValueError(
+            f"masks {tuple(masks.shape)}, boxes {tuple(boxes.shape)}: expected [n,m,m] and [n,4], m above 0"
+        )
 
 
 def _encode(patch: _Patch, threshold: float, image_size: tuple[int, int]) -> RLE:
     """Run lengths down the columns of the picture, background first, as COCO counts them."""
     height, width = image_size
-    region = (patch.values > threshold).cpu().numpy().T
+    region = (patch.values > threshold).numpy().T
     # A background pixel above and below each column makes every run begin and end within it.
     edges = np.pad(region, ((0, 0), (1, 1)))
     column, row = np.nonzero(edges[:, 1:] != edges[:, :-1])
@@ -95,13 +125,10 @@ def _blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 def _patches(
     masks: Float[Tensor, "n m m"], boxes: Float[Tensor, "n 4"], image_size: tuple[int, int]
 ) -> Iterator[_Patch]:
-    if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or boxes.shape != (len(masks), 4):
-        raise ValueError(
-            f"masks {tuple(masks.shape)}, boxes {tuple(boxes.shape)}: expected [n,m,m] and [n,4]"
-        )
     height, width = image_size
+    masks = masks.detach() if masks.dtype == torch.float64 else masks.detach().float()
     corners = _integer_boxes(boxes.detach(), masks.shape[1]).tolist()
-    for mask, (x1, y1, x2, y2) in zip(pad(masks.detach(), (1, 1, 1, 1)), corners):
+    for mask, (x1, y1, x2, y2) in zip(pad(masks, (1, 1, 1, 1)), corners):
         rows, resize_rows = _resize_matrix(y1, y2, height, mask)
         columns, resize_columns = _resize_matrix(x1, x2, width, mask)
         with torch.autocast(mask.device.type, enabled=False):
@@ -110,10 +137,12 @@ def _patches(
 
 
 def _integer_boxes(boxes: Float[Tensor, "n 4"], m: int) -> Int64[Tensor, "n 4"]:
-    """The first and last column and row of each box, grown as padding grows its mask."""
+    """The first and last column and row of each box, grown as padding grows its mask; -1 for an absurd box."""
     centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
     half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((m + 2) / m)
-    return torch.cat([centre - half, centre + half], 1).long()
+    grown = torch.cat([centre - half, centre + half], 1)
+    # Integers of NaN and beyond 64 bits differ by device.  Pixel -1 lies beside every picture.
+    return grown.where((grown.abs() < HUGE).all(1, keepdim=True), -1.0).long()
 
 
 def _resize_matrix(
