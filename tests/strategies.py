@@ -76,3 +76,21 @@ def feature_maps(draw: st.DrawFn, dtype: torch.dtype = torch.float64, smallest: 
         return torch.randn(batch, channels, width, height, generator=random, dtype=dtype).mT
     features = torch.randn(batch, channels, height, width, generator=random, dtype=dtype)
     return features.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else features
+
+
+@st.composite
+def pooling_cases(draw: st.DrawFn, max_count: int = 6, largest: float = 14.0) -> tuple[Tensor, Tensor]:
+    """A feature map, and boxes [R, 5] float64 of (image index, x1, y1, x2, y2): most of them on the map.
+
+    Some stand on quarters of cells, some have no area or are inverted; the last few may be as ugly as in `boxes`.
+    """
+    features = draw(feature_maps())
+    random = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    count = draw(st.integers(1, max_count))
+    corner = 16 * torch.rand(count, 2, generator=random, dtype=torch.float64) - 4
+    side = (largest + 1) * torch.rand(count, 2, generator=random, dtype=torch.float64) - 1
+    rows = torch.cat([corner, corner + side], 1)
+    rows = torch.where(torch.rand(count, 1, generator=random) < 0.5, (4 * rows).round() / 4, rows)
+    rows = torch.cat([rows, draw(boxes(max_count=2, dtype=torch.float64))])
+    image = torch.randint(len(features), (len(rows), 1), generator=random)
+    return features, torch.cat([image, rows], 1)

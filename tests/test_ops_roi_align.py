@@ -7,16 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from parity import TOLERANCE, assert_close, torchvision
-from strategies import boxes, feature_maps, integers
+from strategies import boxes, pooling_cases
 from torch import Tensor
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import bags, reference
-from minimaskrcnn.ops.roi_align import _channels_last_table
+from minimaskrcnn.ops.reference_rois import _sample_points as sample_points
+from minimaskrcnn.ops.rois import cell_table
 
 STRIDES = [4, 8, 16, 32]
 # 0 and -1 are both adaptive.
 ratios = st.sampled_from([1, 2, 3, 0, -1])
+modes = st.sampled_from(["avg", "max"])
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
@@ -28,14 +30,6 @@ def with_images(a: Tensor, image_index: Tensor) -> Tensor:
     return torch.cat([image_index[:, None].to(a.dtype), a], 1)
 
 
-@st.composite
-def cases(draw, max_count=5, smallest=1):
-    """A feature map, and boxes [R, 5] on its images."""
-    features = draw(feature_maps(smallest=smallest))
-    a = draw(boxes(max_count=max_count, dtype=torch.float64))
-    return features, with_images(a, draw(integers(len(a), len(features) - 1)))
-
-
 # On the grid of the maps in these tests: a level of boxes 3..18 cells on a map of 24 × 24, inside of its border.
 def inner_boxes(count: int, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
@@ -44,16 +38,30 @@ def inner_boxes(count: int, seed: int) -> Tensor:
     return torch.cat([corner, corner + side], 1)
 
 
-@given(cases(), sizes, st.sampled_from([1.0, 0.5, 0.3]), ratios, st.booleans())
-def test_roi_align_is_its_definition(case, size, scale, ratio, aligned):
+@given(pooling_cases(), sizes, st.sampled_from([1.0, 0.5, 0.3]), ratios, st.booleans(), modes)
+def test_roi_align_is_its_definition(case, size, scale, ratio, aligned, mode):
     features, rois = case
     # The loops of the definition take a sample per cell: no box of 900 cells.
     rois = rois[((rois[:, 3:] - rois[:, 1:3]) < 30).all(1)]
-    expected = reference.roi_align(features, rois, size, scale, ratio, aligned)
-    assert_close(ops.roi_align(features, rois, size, scale, ratio, aligned), expected)
+    expected = reference.roi_align(features, rois, size, scale, ratio, aligned, mode)
+    assert_close(ops.roi_align(features, rois, size, scale, ratio, aligned, mode=mode), expected)
 
 
-@given(cases(), ratios, st.booleans())
+@given(pooling_cases(), sizes, ratios, st.booleans())
+def test_the_largest_sample_is_no_less_than_the_average(case, size, ratio, aligned):
+    features, rois = case
+    largest = ops.roi_align(features, rois, size, 0.5, ratio, aligned, mode="max")
+    assert (largest >= ops.roi_align(features, rois, size, 0.5, ratio, aligned) - 1e-12).all()
+
+
+@given(pooling_cases(), sizes, st.booleans(), modes)
+def test_one_sample_is_its_own_average_and_the_largest(case, size, aligned, mode):
+    features, rois = case
+    one = ops.roi_align(features, rois, size, 0.5, 1, aligned, mode=mode)
+    assert_close(one, reference.roi_align(features, rois, size, 0.5, 1, aligned))
+
+
+@given(pooling_cases(), ratios, st.booleans())
 def test_a_list_of_boxes_is_the_same(case, ratio, aligned):
     features, rois = case
     lists = [rois[rois[:, 0] == i, 1:] for i in range(len(features))]
@@ -62,7 +70,7 @@ def test_a_list_of_boxes_is_the_same(case, ratio, aligned):
     assert_close(ops.roi_align(features, lists, 2, 0.5, ratio, aligned), expected)
 
 
-@given(cases(), st.floats(-2, 2), ratios)
+@given(pooling_cases(), st.floats(-2, 2), ratios)
 def test_linear_in_the_features(case, factor, ratio):
     features, rois = case
     other = seeded(*features.shape)
@@ -111,21 +119,17 @@ def test_backward_sums_to_what_comes_in(seed, ratio, aligned):
     st.lists(boxes(max_count=4, dtype=torch.float64), min_size=1, max_size=2),
     st.booleans(),
     st.integers(1, 4),
+    modes,
 )
-def test_multiscale_is_each_box_on_its_level(per_image, aligned, levels):
+def test_multiscale_is_each_box_on_its_level(per_image, aligned, levels, mode):
     maps = [seeded(2, 2, max(1, 40 >> i), max(1, 24 >> i), seed=i) for i in range(levels)]
     a = 8 * torch.cat(per_image)
     image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(per_image)])
     # Powers of two around 24 pixels at level 3, so that small boxes spread over the levels.
     rule = {"canonical_size": 24.0, "canonical_level": 3}
-    out = ops.multiscale_roi_align(
-        maps, a, image, 2, STRIDES[:levels], sampling_ratio=2, aligned=aligned, **rule
-    )
-    for r, box in enumerate(a):
-        level = reference.fpn_level(box, STRIDES[:levels], **rule)
-        rois = with_images(box[None], image[r : r + 1])
-        expected = reference.roi_align(maps[level], rois, (2, 2), 1 / STRIDES[level], 2, aligned)
-        assert_close(out[r : r + 1], expected)
+    rule |= {"sampling_ratio": 2, "aligned": aligned, "mode": mode}
+    out = ops.multiscale_roi_align(maps, a, image, 2, STRIDES[:levels], **rule)
+    assert_close(out, reference.multiscale_roi_align(maps, a, image, (2, 2), STRIDES[:levels], **rule))
 
 
 @given(boxes(dtype=torch.float64), st.integers(1, 4))
@@ -147,12 +151,13 @@ def assert_off_the_grid(a: Tensor, size: tuple[int, int], ratio: int, aligned: b
     for x1, y1, x2, y2 in a.tolist():
         for start, end, bins in ((x1, x2, size[1]), (y1, y2, size[0])):
             shift = 0.5 if aligned else 0.0
-            points = reference._sample_points(start - shift, end - shift, bins, ratio, aligned)
+            points = sample_points(start - shift, end - shift, bins, ratio, aligned)
             assert all(1e-3 < point % 1 < 1 - 1e-3 for line in points for point in line)
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize(("ratio", "aligned"), [(1, False), (2, True), (-1, False), (-1, True)])
-def test_first_and_second_derivatives_in_features_and_boxes(ratio, aligned):
+def test_first_and_second_derivatives_in_features_and_boxes(ratio, aligned, mode):
     features = seeded(2, 1, 4, 5).requires_grad_()
     # The last box hangs over the border.
     a = torch.tensor([[1.13, 0.87, 4.33, 2.61], [-0.67, 1.29, 2.71, 4.37]], dtype=torch.float64)
@@ -160,10 +165,24 @@ def test_first_and_second_derivatives_in_features_and_boxes(ratio, aligned):
     a.requires_grad_()
 
     def pool(x: Tensor, b: Tensor) -> Tensor:
-        return ops.roi_align(x, with_images(b, torch.tensor([0, 1])), (1, 2), 1.0, ratio, aligned)
+        rois = with_images(b, torch.tensor([0, 1]))
+        return ops.roi_align(x, rois, (1, 2), 1.0, ratio, aligned, mode=mode)
 
     assert torch.autograd.gradcheck(pool, (features, a))
     assert torch.autograd.gradgradcheck(pool, (features, a))
+
+
+@pytest.mark.parametrize("ratio", [2, -1])
+def test_of_equally_large_samples_the_first_takes_the_gradient(ratio):
+    features = torch.ones(1, 1, 6, 6, dtype=torch.float64).requires_grad_()
+    a = torch.tensor([[1.0, 1.25, 3, 3.25]], dtype=torch.float64).requires_grad_()
+    out = ops.roi_align(features, [a], 1, 1.0, ratio, mode="max")
+    grad, of_boxes = torch.autograd.grad(out.sum(), (features, a))
+    # Samples at 1.75 and 2.75 in y, 1.5 and 2.5 in x.
+    expected = torch.zeros(6, 6, dtype=torch.float64)
+    expected[1:3, 1:3] = torch.tensor([[0.125, 0.125], [0.375, 0.375]])
+    assert_close(grad[0, 0], expected)
+    assert (of_boxes == 0).all()
 
 
 def test_derivatives_over_the_levels():
@@ -202,13 +221,15 @@ def test_a_table_beyond_16_bits_of_rows():
         assert features.grad.sum().item() == pytest.approx(4)
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_float32_rounded_once(dtype):
+def test_half_precision_is_float32_rounded_once(dtype, mode):
     features = seeded(1, 4, 12, 12, dtype=torch.float32).to(dtype)
     a = inner_boxes(5, 1).float()
     ours = features.clone().requires_grad_()
     full = features.float().requires_grad_()
-    out, expected = ops.roi_align(ours, [a], 3, 1.0, 2), ops.roi_align(full, [a], 3, 1.0, 2)
+    out = ops.roi_align(ours, [a], 3, 1.0, 2, mode=mode)
+    expected = ops.roi_align(full, [a], 3, 1.0, 2, mode=mode)
     assert out.dtype == dtype
     assert torch.equal(out, expected.to(dtype))
     out.sum().backward()
@@ -229,31 +250,22 @@ def test_box_gradients_for_bfloat16_features_under_autocast():
 
 def test_a_channels_last_map_is_not_copied():
     features = seeded(2, 3, 5, 4).contiguous(memory_format=torch.channels_last)
-    assert _channels_last_table([features]).data_ptr() == features.data_ptr()
-    assert _channels_last_table([features]).is_contiguous()
+    assert cell_table([features]).data_ptr() == features.data_ptr()
+    assert cell_table([features]).is_contiguous()
     assert ops.roi_align(features, [inner_boxes(2, 0)], 2, 1.0, 2).is_contiguous(
         memory_format=torch.channels_last
     )
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("ratio", [2, -1])
-def test_no_boxes(ratio):
+def test_no_boxes(ratio, mode):
     features = seeded(2, 3, 5, 4).requires_grad_()
     for none in (torch.zeros(0, 5, dtype=torch.float64), [torch.zeros(0, 4, dtype=torch.float64)] * 2, []):
-        out = ops.roi_align(features, none, (2, 3), 1.0, ratio)
+        out = ops.roi_align(features, none, (2, 3), 1.0, ratio, mode=mode)
         assert out.shape == (0, 3, 2, 3)
         (grad,) = torch.autograd.grad(out.sum(), features)
         assert (grad == 0).all()
-
-
-@pytest.mark.parametrize("ratio", [2, -1])
-def test_a_box_that_is_not_finite_spoils_only_its_own_row(ratio):
-    a = inner_boxes(3, 0)
-    a[1, 2] = float("nan")
-    a[2, 3] = float("inf")
-    out = ops.roi_align(seeded(1, 2, 24, 24), [a], 2, 1.0, ratio)
-    assert out[0].isfinite().all()
-    assert out[1].isnan().all()
 
 
 @pytest.fixture
@@ -266,13 +278,14 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("ratio", [2, -1])
-def test_no_value_is_left_unwritten_and_gradients_repeat(poisoned, ratio):
+def test_no_value_is_left_unwritten_and_gradients_repeat(poisoned, ratio, mode):
     features, a = seeded(2, 3, 24, 24).requires_grad_(), inner_boxes(20, 0).requires_grad_()
     image = torch.arange(20) % 2
     grads = []
     for _ in range(2):
-        out = ops.roi_align(features, with_images(a, image), 3, 1.0, ratio)
+        out = ops.roi_align(features, with_images(a, image), 3, 1.0, ratio, mode=mode)
         grads.append(torch.autograd.grad(out.square().sum(), (features, a), create_graph=True))
     assert not any(t.isnan().any() for t in (out, *grads[0]))
     assert all(torch.equal(first, second) for first, second in zip(*grads))
@@ -280,58 +293,18 @@ def test_no_value_is_left_unwritten_and_gradients_repeat(poisoned, ratio):
     assert not any(t.isnan().any() for t in second)
 
 
-@pytest.mark.parametrize("ratio", [2, -1])
-def test_an_unknown_image_where_no_one_may_look(ratio):
-    features, a = seeded(2, 3, 24, 24).requires_grad_(), inner_boxes(4, 0).requires_grad_()
-    image = torch.tensor([0, 2, 1, -1])
-    with patch("torch.compiler.is_compiling", lambda: True):
-        out = ops.roi_align(features, with_images(a, image), 2, 1.0, ratio)
-    assert out[[1, 3]].isnan().all()
-    good = ops.roi_align(features, with_images(a, image)[[0, 2]], 2, 1.0, ratio)
-    assert torch.equal(out[[0, 2]], good)
-    grads = torch.autograd.grad(out, (features, a), torch.ones_like(out))
-    expected = torch.autograd.grad(good, (features, a), torch.ones_like(good))
-    assert torch.equal(grads[0], expected[0])
-    assert torch.equal(grads[1], expected[1])
-    assert (grads[1][[1, 3]] == 0).all()
-
-
 @pytest.mark.unhooked
-def test_errors_say_what_was_expected():
-    features, a = torch.zeros(2, 3, 8, 8), torch.tensor([[0.0, 0, 4, 4]])
-    for image in (-1, 2):
-        with pytest.raises(ValueError, match=f"index {image}: expected 0..1"):
-            ops.roi_align(features, with_images(a, torch.tensor([image])), 2)
-        with pytest.raises(ValueError, match=f"index {image}: expected 0..1"):
-            ops.multiscale_roi_align(
-                [features], a, torch.tensor([image]), 2, [4], sampling_ratio=2, aligned=False
-            )
-    with pytest.raises(ValueError, match=r"boxes \(1, 4\): expected \[R, 5\]"):
-        ops.roi_align(features, a, 2)
-    with pytest.raises(ValueError, match="expected at most 2, the number of images"):
-        ops.roi_align(features, [a] * 3, 2)
-    with pytest.raises(ValueError, match=r"strides \[4, 16\]: expected each to be twice"):
-        ops.multiscale_roi_align(
-            [features] * 2, a, torch.tensor([0]), 2, [4, 16], sampling_ratio=2, aligned=False
-        )
-    with pytest.raises(ValueError, match=r"2 maps, strides \[4\], boxes \(1, 4\), image_index \(1,\)"):
-        ops.multiscale_roi_align(
-            [features] * 2, a, torch.tensor([0]), 2, [4], sampling_ratio=2, aligned=False
-        )
-
-
-@pytest.mark.unhooked
-@pytest.mark.parametrize("dynamic", [False, None])
-def test_compiles_into_one_graph(dynamic):
+@pytest.mark.parametrize(("dynamic", "mode"), [(False, "avg"), (None, "avg"), (False, "max")])
+def test_compiles_into_one_graph(dynamic, mode):
     features = seeded(2, 3, 24, 24, dtype=torch.float32).requires_grad_()
     pyramid = [features, seeded(2, 3, 12, 12, dtype=torch.float32).requires_grad_()]
     a = inner_boxes(5, 0).float().requires_grad_()
     image = torch.tensor([0, 1, 1, 0, 7])
 
     def call(fine: Tensor, coarse: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        one = ops.roi_align(fine, with_images(b, image), 3, 0.9, 2, True)
+        one = ops.roi_align(fine, with_images(b, image), 3, 0.9, 2, True, mode=mode)
         all_levels = ops.multiscale_roi_align(
-            [fine, coarse], 8 * b, image, 2, [4, 8], sampling_ratio=2, aligned=False
+            [fine, coarse], 8 * b, image, 2, [4, 8], sampling_ratio=2, aligned=False, mode=mode
         )
         return one, all_levels
 
@@ -376,7 +349,7 @@ def test_on_a_gpu_without_a_sync():
         ops.roi_align(features, rois, 2, 1.0, 2, validate=True)
 
 
-@given(cases(), sizes, st.sampled_from([1.0, 0.25, 0.3]), ratios, st.booleans())
+@given(pooling_cases(), sizes, st.sampled_from([1.0, 0.25, 0.3]), ratios, st.booleans())
 def test_parity_with_torchvision(case, size, scale, ratio, aligned):
     peer = torchvision().ops
     features, rois = case

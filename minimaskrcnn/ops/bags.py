@@ -37,6 +37,8 @@ def weighted_bags(
 
 @torch.library.custom_op("minimaskrcnn::weighted_bags", mutates_args=())
 def _bags(table: Tensor, weight: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
+    if not table.shape[1]:
+        return table.new_zeros(len(offsets) - 1, 0)
     return embedding_bag(row, table, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from minimaskrcnn.ops.roi_align import check_index
+from minimaskrcnn.ops.rois import check_index
 from minimaskrcnn.ops.sampling import merged_axis_entries, samples_per_bin
 
 # Numbers in the largest temporary of a chunk of rois, [R, m, W]: 16 MiB of float32.

@@ -2,16 +2,43 @@
 
 Everything is computed one number at a time in Python's floats (float64).  The one exception is the IoU inside
 `nms`, which by contract is computed in the boxes' own precision, so that all implementations agree to the last bit.
+`roi_align`, `roi_pool` and `roi_warp` have their own file, `reference_rois.py`.
 
 Used by tests and lessons only.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
+
+from minimaskrcnn.ops.reference_rois import (
+    bilinear,
+    fpn_level,
+    multiscale_roi_align,
+    roi_align,
+    roi_pool,
+    roi_warp,
+)
+
+__all__ = [
+    "MatchedBoxes",
+    "bilinear",
+    "box_iou",
+    "fpn_level",
+    "match_boxes",
+    "multiscale_roi_align",
+    "nms",
+    "paste_mask",
+    "paste_masks",
+    "paste_masks_rle",
+    "roi_align",
+    "roi_pool",
+    "roi_warp",
+]
 
 
 def box_iou(boxes1: Num[Tensor, "N 4"], boxes2: Num[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
@@ -54,67 +81,40 @@ def _nms_iou(a: np.ndarray, b: np.ndarray) -> float:
         return float(inter / union) if union > 0 else 0.0
 
 
-def bilinear(plane: list[list[float]], y: float, x: float) -> float:
-    """Value between the four cells around a point of a plane [H][W].
+class MatchedBoxes(NamedTuple):
+    """What `match_boxes` returns."""
 
-    0 beyond one cell outside of the map, the edge's value within that cell.
+    iou: Float[Tensor, "B K"]
+    index: Int64[Tensor, "B K"]
+    best_for_gt: Bool[Tensor, "B K"]
+
+
+def match_boxes(
+    gt_boxes: Float[Tensor, "B G 4"],
+    gt_valid: Bool[Tensor, "B G"],
+    boxes: Float[Tensor, "B K 4"],
+    valid: Bool[Tensor, "B K"],
+) -> MatchedBoxes:
+    """For each box the largest IoU with a valid ground truth of its image, the first ground truth that has it, and
+    whether some valid ground truth overlaps no valid box more than this one, and this one at all.
+
+    IoU -1 and index 0 for a box that is not valid or has no valid ground truth.  A pair without union has IoU 0.
     """
-    height, width = len(plane), len(plane[0])
-    if y < -1 or y > height or x < -1 or x > width:
-        return 0.0
-    y, x = min(max(y, 0.0), height - 1), min(max(x, 0.0), width - 1)
-    top, left = int(y), int(x)
-    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-    fy, fx = y - top, x - left
-    upper = (1 - fx) * plane[top][left] + fx * plane[top][right]
-    lower = (1 - fx) * plane[bottom][left] + fx * plane[bottom][right]
-    return (1 - fy) * upper + fy * lower
-
-
-def roi_align(
-    input: Float[Tensor, "B C H W"],
-    boxes: Float[Tensor, "R 5"],
-    output_size: tuple[int, int],
-    spatial_scale: float = 1.0,
-    sampling_ratio: int = -1,
-    aligned: bool = False,
-) -> Float[Tensor, "R C PH PW"]:
-    """Mean of regularly spaced bilinear samples in each bin of each box, (image index, x1, y1, x2, y2)."""
-    out = torch.zeros(len(boxes), input.shape[1], *output_size, dtype=torch.float64)
-    for r, (image, *corners) in enumerate(boxes.tolist()):
-        x1, y1, x2, y2 = (corner * spatial_scale - (0.5 if aligned else 0.0) for corner in corners)
-        ys = _sample_points(y1, y2, output_size[0], sampling_ratio, aligned)
-        xs = _sample_points(x1, x2, output_size[1], sampling_ratio, aligned)
-        for c in range(input.shape[1]):
-            plane = input[int(image), c].tolist()
-            for ph, bin_ys in enumerate(ys):
-                for pw, bin_xs in enumerate(xs):
-                    samples = [bilinear(plane, y, x) for y in bin_ys for x in bin_xs]
-                    out[r, c, ph, pw] = sum(samples) / max(len(samples), 1)
-    return out
-
-
-def _sample_points(
-    start: float, end: float, bins: int, sampling_ratio: int, aligned: bool
-) -> list[list[float]]:
-    """Coordinates of the samples of each bin on one axis."""
-    length = end - start if aligned else max(end - start, 1.0)
-    count = sampling_ratio if sampling_ratio > 0 else max(math.ceil(length / bins), 0)
-    size = length / bins
-    return [[start + b * size + (i + 0.5) * size / count for i in range(count)] for b in range(bins)]
-
-
-def fpn_level(
-    box: Num[Tensor, "4"], strides: list[float], canonical_size: float = 224.0, canonical_level: int = 4
-) -> int:
-    """Equation 1 of the FPN paper, as an index into `strides`: a box of 224 pixels belongs to level 4, stride 16."""
-    x1, y1, x2, y2 = box.tolist()
-    area = (x2 - x1) * (y2 - y1)
-    finest = round(math.log2(strides[0]))
-    if area <= 0:
-        return 0
-    level = math.floor(canonical_level + math.log2(math.sqrt(area) / canonical_size) + 1e-6)
-    return min(max(level, finest), finest + len(strides) - 1) - finest
+    images, count = valid.shape
+    iou = torch.full((images, count), -1.0, dtype=torch.float64)
+    index = torch.zeros(images, count, dtype=torch.int64)
+    best_for_gt = torch.zeros(images, count, dtype=torch.bool)
+    for b in range(images):
+        overlap = box_iou(gt_boxes[b], boxes[b]).nan_to_num(nan=0.0).tolist()
+        asked = [k for k in range(count) if valid[b, k]]
+        for g in (g for g in range(len(overlap)) if gt_valid[b, g]):
+            highest = max((overlap[g][k] for k in asked), default=0.0)
+            for k in asked:
+                if overlap[g][k] > iou[b, k]:
+                    iou[b, k], index[b, k] = overlap[g][k], g
+                if overlap[g][k] == highest > 0:
+                    best_for_gt[b, k] = True
+    return MatchedBoxes(iou, index, best_for_gt)
 
 
 def paste_mask(
@@ -135,6 +135,42 @@ def paste_mask(
             sx = max((x - x1 + 0.5) * (m + 2) / (x2 - x1 + 1) - 0.5, 0.0)
             values[y, x] = bilinear(samples, sy, sx)
     return values > threshold, values
+
+
+def paste_masks(
+    masks: Float[Tensor, "n m m"],
+    boxes: Float[Tensor, "n 4"],
+    image_size: tuple[int, int],
+    threshold: float | None = 0.5,
+) -> Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]:
+    """`paste_mask` of each mask; with `threshold=None` its values."""
+    out = torch.zeros(len(masks), *image_size, dtype=torch.float64 if threshold is None else torch.bool)
+    for i, (mask, box) in enumerate(zip(masks, boxes)):
+        inside, values = paste_mask(mask, box, image_size, threshold or 0.0)
+        out[i] = values if threshold is None else inside
+    return out
+
+
+def paste_masks_rle(
+    masks: Float[Tensor, "n m m"],
+    boxes: Float[Tensor, "n 4"],
+    image_size: tuple[int, int],
+    threshold: float = 0.5,
+) -> list[list[int]]:
+    """The run lengths of each pasted mask, column after column, background first: COCO's uncompressed counts."""
+    return [run_lengths(bitmap) for bitmap in paste_masks(masks, boxes, image_size, threshold)]
+
+
+def run_lengths(bitmap: Bool[Tensor, "h w"]) -> list[int]:
+    """How many pixels are background, then foreground, then background, ..., down the columns."""
+    counts, current = [0], False
+    for column in bitmap.T.tolist():
+        for pixel in column:
+            if pixel != current:
+                counts.append(0)
+                current = pixel
+            counts[-1] += 1
+    return counts
 
 
 def _grown(box: list[float], factor: float) -> tuple[int, int, int, int]:

@@ -1,9 +1,12 @@
 """RoIAlign (paper, section 3): average bilinear samples of a feature map in the bins of a box, rounding nothing.
 
 Pooling is one sparse matrix product.  Rows are the bins (roi, ph, pw); columns are the cells of all images and all
-levels, in one channels-last table [cells, C]; a bin's entries are the cells that its samples touch, with weights
-that are made per axis (`sampling.py`) and multiplied out.  `bags.py` has the product and its derivatives.  With s
-samples a bin has (2 s)² entries; adaptive sampling merges them to (s + 2)².
+levels, in one channels-last table [cells, C] (`rois.py`); a bin's entries are the cells that its samples touch, with
+weights that are made per axis (`sampling.py`) and multiplied out.  `bags.py` has the product and its derivatives.
+With s samples a side a bin has (2 s)² entries; adaptive sampling merges them to (s + 2)².
+
+The largest sample instead of their average (paper, table 2c) needs each of them: rows are then the samples, of four
+entries each, and the maximum of a bin is taken after the product.
 
 Axis letters: B images, C channels, H W map, L levels, R rois, PH PW bins, E entries, K bins of all rois.
 Left out: rotated boxes; position-sensitive pooling.
@@ -15,24 +18,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from minimaskrcnn.ops.bags import weighted_bags
-from minimaskrcnn.ops.sampling import axis_entries, merged_axis_entries, samples_per_bin
-
-
-class _Rois(NamedTuple):
-    """Boxes in cells of their own level, and where that map lies in the table."""
-
-    boxes: Float[Tensor, "R 4"]
-    first: Int64[Tensor, "R"]  # the table's row of cell (0, 0)
-    height: Int64[Tensor, "R"]
-    width: Int64[Tensor, "R"]
+from minimaskrcnn.ops.rois import Rois, as_output, bins_of, cell_table, check_mode, locate, rows_and_images
+from minimaskrcnn.ops.sampling import axis_samples, merged_axis_entries, samples_per_bin
 
 
 class _Entries(NamedTuple):
-    """A sparse matrix with a row for each bin, as `weighted_bags` takes it."""
+    """A sparse matrix with a row for each bin or sample, as `weighted_bags` takes it."""
 
     weight: Float[Tensor, "E"]
     cell: Int64[Tensor, "E"]
@@ -47,6 +42,7 @@ def roi_align(
     sampling_ratio: int = -1,
     aligned: bool = False,
     *,
+    mode: str = "avg",
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """Pool `boxes` from `input`: torchvision's op, differentiable any number of times in `input` and in `boxes`.
@@ -56,14 +52,19 @@ def roi_align(
     is read in place.  Half-precision features are cast to float32, a copy of twice their memory, and the result is
     rounded once.  Coordinates are float32, or float64 where boxes or features are.
 
-    Raises ValueError for a bad shape and for an image index out of range: in lists, on the CPU, and anywhere with
-    `validate=True`, which syncs.  Otherwise, on a GPU or in a compiled graph, that row is NaN and has no gradient.
+    `mode` "max" takes the largest sample of a bin, the first of equal ones for the gradient, and holds all samples
+    at once: R · PH · PW · sampling_ratio² rows of C numbers.  Samples outside of the map count 0, so a map without
+    cells gives 0, as does a bin without samples (adaptive, aligned, and inverted or without area).  A box whose
+    corners or sides are not finite gives NaN and has no gradient.
+
+    Raises ValueError for a bad shape, number or mode, TypeError for a dtype that is not floating point, and
+    ValueError for an image index out of range: in lists, on the CPU, and anywhere with `validate=True`, which syncs.
+    Otherwise, on a GPU or in a compiled graph, that row is NaN and has no gradient.
     """
-    rows, image_index = _rows_and_images(boxes, input)
+    rows, image_index = rows_and_images(boxes, input)
     level = torch.zeros_like(image_index)
-    check_index(image_index, len(input), validate)
-    rois = _locate([input], rows, image_index, level, [spatial_scale])
-    return _pool([input], rois, _known(image_index, input), output_size, sampling_ratio, aligned)
+    rois = locate([input], rows, image_index, level, [spatial_scale], validate)
+    return pool_samples([input], rois, output_size, sampling_ratio, aligned, mode)
 
 
 def multiscale_roi_align(
@@ -77,6 +78,7 @@ def multiscale_roi_align(
     aligned: bool,
     canonical_size: float = 224.0,
     canonical_level: int = 4,
+    mode: str = "avg",
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """`roi_align` of each box on its own level of a feature pyramid (`fpn_levels`), all levels in one product.
@@ -84,15 +86,14 @@ def multiscale_roi_align(
     `features` come finest first; `strides` are their pixels per cell, each twice the one before.  The levels are
     copied into one table.  All else is as in `roi_align`, errors included.
     """
-    if not features or len(features) != len(strides) or len(boxes) != len(image_index):
+    if not features or len(features) != len(strides) or boxes.shape != (len(image_index), 4):
         raise ValueError(
             f"{len(features)} maps, strides {list(strides)}, boxes {tuple(boxes.shape)}, image_index "
             f"{tuple(image_index.shape)}: expected a stride for each map and an image for each box"
         )
     level = fpn_levels(boxes.detach(), strides, canonical_size, canonical_level)
-    check_index(image_index, len(features[0]), validate)
-    rois = _locate(features, boxes, image_index, level, [1 / stride for stride in strides])
-    return _pool(features, rois, _known(image_index, features[0]), output_size, sampling_ratio, aligned)
+    rois = locate(features, boxes, image_index, level, [1 / stride for stride in strides], validate)
+    return pool_samples(features, rois, output_size, sampling_ratio, aligned, mode)
 
 
 def fpn_levels(
@@ -104,9 +105,9 @@ def fpn_levels(
     """Equation 1 of the FPN paper, k = floor(4 + log2(sqrt(area) / 224)), as an index into `strides`.
 
     Level k has stride 2^k.  The result is clamped to the levels there are; 1e-6 keeps a box of exactly 224 pixels
-    from falling a level short.  Raises ValueError unless each stride is twice the one before.
+    from falling a level short.  Raises ValueError unless strides are above 0 and each is twice the one before.
     """
-    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+    if not strides[0] > 0 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ValueError(f"strides {list(strides)}: expected each to be twice the one before")
     finest = round(math.log2(strides[0]))
     size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
@@ -115,107 +116,38 @@ def fpn_levels(
     return level.clamp(0, len(strides) - 1).nan_to_num(0).long()
 
 
-def check_index(index: Int64[Tensor, "R"], count: int, validate: bool = False) -> None:
-    """Raise ValueError for an index outside of 0..count - 1, where looking is free or asked for."""
-    if torch.compiler.is_compiling() or not (validate or index.device.type == "cpu"):
-        return
-    wrong = index[(index < 0) | (index >= count)]
-    if len(wrong):
-        raise ValueError(
-            f"index {int(wrong[0])}: expected 0..{count - 1}, one of the {count} images or masks"
-        )
-
-
-def _rows_and_images(
-    boxes: Float[Tensor, "R 5"] | Sequence[Float[Tensor, "_ 4"]], input: Float[Tensor, "B C H W"]
-) -> tuple[Float[Tensor, "R 4"], Int64[Tensor, "R"]]:
-    """torchvision's two forms of boxes, as coordinates and image indices."""
-    if isinstance(boxes, Tensor):
-        if boxes.ndim != 2 or boxes.shape[1] != 5:
-            raise ValueError(f"boxes {tuple(boxes.shape)}: expected [R, 5] of (image index, x1, y1, x2, y2)")
-        return boxes[:, 1:], boxes[:, 0].detach().long()
-    if len(boxes) > len(input) or any(b.ndim != 2 or b.shape[1] != 4 for b in boxes):
-        shapes = [tuple(b.shape) for b in boxes]
-        raise ValueError(f"boxes {shapes}: expected at most {len(input)}, the number of images, each [L, 4]")
-    if not boxes:
-        return input.new_zeros(0, 4), input.new_zeros(0, dtype=torch.int64)
-    image_index = [b.new_full((len(b),), i, dtype=torch.int64) for i, b in enumerate(boxes)]
-    return torch.cat(list(boxes)), torch.cat(image_index)
-
-
-def _known(image_index: Int64[Tensor, "R"], feature: Float[Tensor, "B C H W"]) -> Bool[Tensor, "R"] | None:
-    """Which rows have an image, where `check_index` could not look."""
-    if image_index.device.type == "cpu" and not torch.compiler.is_compiling():
-        return None
-    return (image_index >= 0) & (image_index < len(feature))
-
-
-def _locate(
+def pool_samples(
     features: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
-    level: Int64[Tensor, "R"],
-    scales: list[float],
-) -> _Rois:
-    dtype = torch.promote_types(torch.promote_types(features[0].dtype, boxes.dtype), torch.float32)
-    maps, first = [], 0
-    for feature in features:
-        images, _, height, width = feature.shape
-        maps.append((first, height, width))
-        first += images * height * width
-    first, height, width = _constants(maps, image_index)[level].unbind(1)
-    first = first + image_index.clamp(0, len(features[0]) - 1) * height * width
-    boxes = boxes.to(dtype)
-    return _Rois(boxes * _constants([scales], boxes)[0, level, None], first, height, width)
-
-
-def _constants(rows: Sequence[Sequence[int | float]], like: Tensor) -> Tensor:
-    """Numbers as a tensor, by fills: a copy from the host would sync a GPU."""
-    return torch.stack([torch.stack([like.new_full((), x) for x in row]) for row in rows])
-
-
-def _pool(
-    features: Sequence[Float[Tensor, "B C _ _"]],
-    rois: _Rois,
-    known: Bool[Tensor, "R"] | None,
+    rois: Rois,
     output_size: int | tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
+    mode: str,
 ) -> Float[Tensor, "R C PH PW"]:
-    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
-    if sampling_ratio > 0:
-        entries = _fixed_entries(rois, height, width, sampling_ratio, aligned)
+    """The average or the largest bilinear sample of each bin, from maps that `locate` has seen."""
+    check_mode(mode)
+    height, width = bins_of(output_size)
+    table = cell_table(features)
+    if mode == "max":
+        pooled = _largest_samples(table, rois, height, width, sampling_ratio, aligned)
     else:
-        entries = _adaptive_entries(rois, height, width, aligned)
-    table = _channels_last_table(features)
-    pooled = weighted_bags(table, entries.weight.to(table.dtype), entries.cell, entries.offsets)
-    pooled = (
-        pooled.view(len(rois.boxes), height, width, table.shape[1]).permute(0, 3, 1, 2).to(features[0].dtype)
-    )
-    return pooled if known is None else torch.where(known[:, None, None, None], pooled, torch.nan)
+        if sampling_ratio > 0:
+            entries = _fixed_entries(rois, height, width, sampling_ratio, aligned)
+        else:
+            entries = _adaptive_entries(rois, height, width, aligned)
+        pooled = weighted_bags(table, entries.weight.to(table.dtype), entries.cell, entries.offsets)
+    return as_output(pooled, rois, height, width, features[0].dtype)
 
 
-def _channels_last_table(features: Sequence[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "cells C"]:
-    """All cells as rows, level by level, image by image; a view of a single map that is channels_last."""
-    dtype = torch.promote_types(features[0].dtype, torch.float32)
-    tables = [feature.permute(0, 2, 3, 1).flatten(0, 2).to(dtype) for feature in features]
-    return tables[0] if len(tables) == 1 else torch.cat(tables)
-
-
-def _fixed_entries(rois: _Rois, height: int, width: int, sampling_ratio: int, aligned: bool) -> _Entries:
+def _fixed_entries(rois: Rois, height: int, width: int, sampling_ratio: int, aligned: bool) -> _Entries:
     """(2 · sampling_ratio)² entries for each bin: all sizes are known beforehand."""
-    x1, y1, x2, y2 = rois.boxes.unbind(1)
-    count = torch.full_like(rois.first, sampling_ratio)
-    y, wy = axis_entries(y1, y2, rois.height, height, count, sampling_ratio, aligned)
-    x, wx = axis_entries(x1, x2, rois.width, width, count, sampling_ratio, aligned)
-    y = y * rois.width[:, None, None] + rois.first[:, None, None]
-    cell = y[:, :, None, :, None] + x[:, None, :, None, :]
-    weight = wy[:, :, None, :, None] * wx[:, None, :, None, :]
-    offsets = torch.arange(len(x1) * height * width + 1, device=cell.device) * (2 * sampling_ratio) ** 2
-    return _Entries(weight.flatten(), cell.flatten(), offsets)
+    cell, weight = _bin_samples(rois, sampling_ratio, sampling_ratio, height, width, aligned)
+    each = 4 * sampling_ratio**2
+    offsets = torch.arange(len(rois.boxes) * height * width + 1, device=cell.device) * each
+    return _Entries(weight.flatten() / sampling_ratio**2, cell.flatten(), offsets)
 
 
-def _adaptive_entries(rois: _Rois, height: int, width: int, aligned: bool) -> _Entries:
+def _adaptive_entries(rois: Rois, height: int, width: int, aligned: bool) -> _Entries:
     """(s + 2)² entries for each bin, s the samples that its box needs.  Host syncs: these sizes are data."""
     x1, y1, x2, y2 = rois.boxes.unbind(1)
     ny, nx = samples_per_bin(y1, y2, height, aligned), samples_per_bin(x1, x2, width, aligned)
@@ -229,3 +161,68 @@ def _adaptive_entries(rois: _Rois, height: int, width: int, aligned: bool) -> _E
     row, column = place // (nx + 2)[roi], place % (nx + 2)[roi]
     cell = rois.first[roi] + y[roi, ph, row] * rois.width[roi] + x[roi, pw, column]
     return _Entries(wy[roi, ph, row] * wx[roi, pw, column], cell, offsets)
+
+
+def _largest_samples(
+    table: Float[Tensor, "cells C"], rois: Rois, height: int, width: int, sampling_ratio: int, aligned: bool
+) -> Float[Tensor, "K C"]:
+    """The largest sample of each bin; 0 for a bin without samples."""
+    if sampling_ratio > 0:
+        order, groups = None, [_Group(rois, sampling_ratio, sampling_ratio)]
+    else:
+        order, groups = _by_samples(rois, height, width, aligned)
+    entries = [_bin_samples(*group, height, width, aligned) for group in groups]
+    cell = torch.cat([cell.flatten() for cell, _ in entries])
+    weight = torch.cat([weight.flatten() for _, weight in entries]).to(table.dtype)
+    offsets = torch.arange(len(cell) // 4 + 1, device=cell.device) * 4
+    bins = [len(group.rois.boxes) * height * width for group in groups]
+    samples = weighted_bags(table, weight, cell, offsets)
+    pieces = samples.split([count * group.ny * group.nx for count, group in zip(bins, groups)])
+    pooled = torch.cat([_first_largest(piece, count) for piece, count in zip(pieces, bins)])
+    if order is None:
+        return pooled
+    return pooled.unflatten(0, (len(order), -1)).index_select(0, order.argsort()).flatten(0, 1)
+
+
+class _Group(NamedTuple):
+    """Rois that take ny · nx samples a bin."""
+
+    rois: Rois
+    ny: int
+    nx: int
+
+
+def _by_samples(
+    rois: Rois, height: int, width: int, aligned: bool
+) -> tuple[Int64[Tensor, "R"] | None, list[_Group]]:
+    """Rois grouped by the samples that they need, and their order in the groups.  Host syncs: sizes are data."""
+    x1, y1, x2, y2 = rois.boxes.unbind(1)
+    ny, nx = samples_per_bin(y1, y2, height, aligned), samples_per_bin(x1, x2, width, aligned)
+    pairs, group, counts = torch.stack([ny, nx], 1).unique(dim=0, return_inverse=True, return_counts=True)
+    if not len(pairs):
+        return None, [_Group(rois, 0, 0)]
+    order = group.argsort()
+    members = order.split(counts.tolist())
+    parts = [Rois(*(t if t is None else t.index_select(0, rows) for t in rois)) for rows in members]
+    return order, [_Group(part, *pair) for part, pair in zip(parts, pairs.tolist())]
+
+
+def _bin_samples(
+    rois: Rois, ny: int, nx: int, height: int, width: int, aligned: bool
+) -> tuple[Int64[Tensor, "R PH PW ny nx 2 2"], Float[Tensor, "R PH PW ny nx 2 2"]]:
+    """The four cells of each sample of each bin, and their bilinear weights."""
+    x1, y1, x2, y2 = rois.boxes.unbind(1)
+    y, wy = axis_samples(y1, y2, rois.height, height, torch.full_like(rois.first, ny), ny, aligned)
+    x, wx = axis_samples(x1, x2, rois.width, width, torch.full_like(rois.first, nx), nx, aligned)
+    y = y * rois.width[:, None, None, None] + rois.first[:, None, None, None]
+    cell = y[:, :, None, :, None, :, None] + x[:, None, :, None, :, None, :]
+    return cell, wy[:, :, None, :, None, :, None] * wx[:, None, :, None, :, None, :]
+
+
+def _first_largest(samples: Float[Tensor, "S C"], bins: int) -> Float[Tensor, "bins C"]:
+    """The largest of each run of S / bins samples; its gradient goes to the first of equal ones."""
+    if not len(samples):
+        return samples.new_zeros(bins, samples.shape[1])
+    runs = samples.view(bins, len(samples) // bins, samples.shape[1])
+    # amax splits its gradient among equal numbers, max does not; where no one asks, amax took a quarter of the time.
+    return runs.max(1).values if runs.requires_grad else runs.amax(1)

@@ -5,7 +5,8 @@ functions.  The rules are those of torchvision's C++: a sample beyond -1 or beyo
 -1 and 0, and between size - 1 and size, it is clamped to the edge; with `aligned=False` a box is at least one cell
 long; an adaptive bin of b cells takes ceil(b) samples.
 
-Axis letters: R rois; P bins of a roi on this axis; S cells of a bin.  Coordinates are cells, not pixels.
+Axis letters: R rois; P bins of a roi on this axis; S cells of a bin; `most` samples of a bin.  Coordinates are
+cells, not pixels.
 """
 
 import torch
@@ -22,7 +23,7 @@ def samples_per_bin(
     return count.nan_to_num(nan=1, posinf=1).long()
 
 
-def axis_entries(
+def axis_samples(
     start: Float[Tensor, "R"],
     end: Float[Tensor, "R"],
     extent: Int64[Tensor, "R"],
@@ -30,11 +31,11 @@ def axis_entries(
     count: Int64[Tensor, "R"],
     most: int,
     aligned: bool,
-) -> tuple[Int64[Tensor, "R P S"], Float[Tensor, "R P S"]]:
-    """The cells that each bin's samples touch, two a sample (S = 2 · most), and their weights.
+) -> tuple[Int64[Tensor, "R P most 2"], Float[Tensor, "R P most 2"]]:
+    """The two cells around each sample of each bin, and their weights.
 
-    A box start..end on a map of `extent` cells takes `count` <= `most` samples to a bin.  The weights of a bin sum
-    to 1, less the samples that fall outside of the map.  Differentiable in start and end.
+    A box start..end on a map of `extent` cells takes `count` <= `most` samples to a bin.  The weights of a sample sum
+    to 1, or to 0 where it falls outside of the map or is not one of `count`.  Differentiable in start and end.
     """
     place = torch.arange(most, device=start.device, dtype=start.dtype)
     bin_index = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]
@@ -47,8 +48,8 @@ def axis_entries(
     point = point.clamp(min=0).minimum(last.to(point.dtype))
     low = point.detach().floor().long().clamp(min=0)
     upper = point - low
-    weights = torch.stack([1 - upper, upper], -1) * (used.to(point.dtype) / count.clamp(min=1))[..., None]
-    return torch.stack([low, (low + 1).minimum(last)], -1).flatten(-2), weights.flatten(-2)
+    weights = torch.stack([1 - upper, upper], -1) * used.to(point.dtype)[..., None]
+    return torch.stack([low, (low + 1).minimum(last)], -1), weights
 
 
 def merged_axis_entries(
@@ -59,13 +60,15 @@ def merged_axis_entries(
     count: Int64[Tensor, "R"],
     aligned: bool,
 ) -> tuple[Int64[Tensor, "R P S"], Float[Tensor, "R P S"]]:
-    """`axis_entries` of adaptive samples with one entry per distinct cell: the count + 2 cells from a bin's first.
+    """The mean of a bin's adaptive samples with one entry per distinct cell: the count + 2 cells from its first.
 
-    Adaptive samples lie at most one cell apart, so these are all.  S is the largest count + 2, which is read on the
-    host; entries beyond a roi's own have weight 0.
+    Adaptive samples lie at most one cell apart, so these are all.  The weights of a bin sum to 1, less the samples
+    that fall outside of the map.  S is the largest count + 2, which is read on the host; entries beyond a roi's own
+    have weight 0.
     """
     most = int(count.max()) if len(count) else 0
-    cells, weights = axis_entries(start, end, extent, bins, count, max(most, 1), aligned)
+    cells, weights = axis_samples(start, end, extent, bins, count, max(most, 1), aligned)
+    cells, weights = cells.flatten(-2), weights.flatten(-2) / count.clamp(min=1)[:, None, None]
     first = cells[..., :1]
     # The samples beyond a roi's own count weigh nothing, but must stay inside of the window.
     slot = (cells - first).clamp(0, most + 1)
