@@ -8,6 +8,7 @@ import os
 from importlib.util import find_spec
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Backend = Literal["auto", "torch", "triton"]
@@ -36,3 +37,13 @@ def use_triton(backend: Backend, tensor: Tensor) -> bool:
             "interpreter, slowly, set TRITON_INTERPRET=1 before they are imported"
         )
     return True
+
+
+def takes(features: Tensor, boxes: Tensor, backend: Backend) -> bool:
+    """Whether the kernels take these dtypes, all but float64, which the torch path has; TypeError if they must."""
+    if torch.float64 not in (features.dtype, boxes.dtype):
+        return True
+    if backend == "triton":
+        kinds = f"features {features.dtype}, boxes {boxes.dtype}"
+        raise TypeError(f"backend='triton', {kinds}: the kernels have no float64")
+    return False

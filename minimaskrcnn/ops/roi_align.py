@@ -21,8 +21,20 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from minimaskrcnn.ops.backend import Backend, takes, use_triton
 from minimaskrcnn.ops.bags import weighted_bags
-from minimaskrcnn.ops.rois import Rois, as_output, bins_of, cell_table, check_mode, locate, rows_and_images
+from minimaskrcnn.ops.rois import (
+    Rois,
+    Sampling,
+    as_output,
+    bins_of,
+    cell_table,
+    check_mode,
+    check_pooling,
+    locate,
+    quantised,
+    rows_and_images,
+)
 from minimaskrcnn.ops.sampling import axis_samples, merged_axis_entries, samples_per_bin
 
 
@@ -43,6 +55,7 @@ def roi_align(
     aligned: bool = False,
     *,
     mode: str = "avg",
+    backend: Backend = "auto",
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """Pool `boxes` from `input`: torchvision's op, differentiable any number of times in `input` and in `boxes`.
@@ -62,9 +75,8 @@ def roi_align(
     Otherwise, on a GPU or in a compiled graph, that row is NaN and has no gradient.
     """
     rows, image_index = rows_and_images(boxes, input)
-    level = torch.zeros_like(image_index)
-    rois = locate([input], rows, image_index, level, [spatial_scale], validate)
-    return pool_samples([input], rois, output_size, sampling_ratio, aligned, mode)
+    how = Sampling(bins_of(output_size), sampling_ratio, aligned, check_mode(mode))
+    return pool([input], rows, image_index, [spatial_scale], [0.0], how, backend, validate)
 
 
 def multiscale_roi_align(
@@ -79,6 +91,7 @@ def multiscale_roi_align(
     canonical_size: float = 224.0,
     canonical_level: int = 4,
     mode: str = "avg",
+    backend: Backend = "auto",
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """`roi_align` of each box on its own level of a feature pyramid (`fpn_levels`), all levels in one product.
@@ -91,9 +104,10 @@ def multiscale_roi_align(
             f"{len(features)} maps, strides {list(strides)}, boxes {tuple(boxes.shape)}, image_index "
             f"{tuple(image_index.shape)}: expected a stride for each map and an image for each box"
         )
-    level = fpn_levels(boxes.detach(), strides, canonical_size, canonical_level)
-    rois = locate(features, boxes, image_index, level, [1 / stride for stride in strides], validate)
-    return pool_samples(features, rois, output_size, sampling_ratio, aligned, mode)
+    how = Sampling(bins_of(output_size), sampling_ratio, aligned, check_mode(mode))
+    areas = level_areas(strides, canonical_size, canonical_level)
+    scales = [1 / stride for stride in strides]
+    return pool(features, boxes, image_index, scales, areas, how, backend, validate)
 
 
 def fpn_levels(
@@ -104,29 +118,74 @@ def fpn_levels(
 ) -> Int64[Tensor, "R"]:
     """Equation 1 of the FPN paper, k = floor(4 + log2(sqrt(area) / 224)), as an index into `strides`.
 
-    Level k has stride 2^k.  The result is clamped to the levels there are; 1e-6 keeps a box of exactly 224 pixels
-    from falling a level short.  Raises ValueError unless strides are above 0 and each is twice the one before.
+    Level k has stride 2^k.  The result is clamped to the levels there are; an inverted box has no size: the finest.
+    Raises ValueError unless strides are above 0 and each is twice the one before.
+    """
+    return _levels(boxes, level_areas(strides, canonical_size, canonical_level))
+
+
+def level_areas(
+    strides: Sequence[int | float], canonical_size: float, canonical_level: int
+) -> list[float]:
+    """The smallest area of each level's boxes: `fpn_levels` without a logarithm, so with the same bits everywhere.
+
+    1e-6 of a level keeps a box of exactly 224 pixels from falling a level short.  The finest level's is not used.
     """
     if not strides[0] > 0 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ValueError(f"strides {list(strides)}: expected each to be twice the one before")
-    finest = round(math.log2(strides[0]))
-    size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    level = torch.floor(canonical_level + torch.log2(size / canonical_size) + 1e-6) - finest
-    # An inverted box has no size (NaN): the finest level.
-    return level.clamp(0, len(strides) - 1).nan_to_num(0).long()
+    finest = round(math.log2(strides[0])) - canonical_level
+    return [(canonical_size * 2 ** (finest + i - 1e-6)) ** 2 for i in range(len(strides))]
+
+
+def _levels(boxes: Float[Tensor, "R 4"], areas: Sequence[float]) -> Int64[Tensor, "R"]:
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    level = torch.zeros_like(area, dtype=torch.int64)
+    for smallest in areas[1:]:
+        level = level + (area >= smallest)
+    return level
+
+
+def pool(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    scales: Sequence[float],
+    areas: Sequence[float],
+    how: Sampling,
+    backend: Backend,
+    validate: bool,
+) -> Float[Tensor, "R C PH PW"]:
+    """Pool boxes in pixels from the levels whose smallest `areas` they reach, with `scales` cells a pixel."""
+    check_pooling(features, boxes, image_index, scales, validate)
+    if use_triton(backend, features[0]) and takes(features[0], boxes, backend):
+        from minimaskrcnn.ops.triton_rois import pool_by_triton
+
+        return pool_by_triton(features, boxes, image_index, scales, areas, how)
+    return pool_by_torch(features, boxes, image_index, scales, areas, how)
+
+
+def pool_by_torch(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    scales: Sequence[float],
+    areas: Sequence[float],
+    how: Sampling,
+) -> Float[Tensor, "R C PH PW"]:
+    """`pool` by the torch path."""
+    rois = locate(features, boxes, image_index, _levels(boxes.detach(), areas), scales)
+    if how.quantise:
+        rois = quantised(rois)
+    return pool_samples(features, rois, how)
 
 
 def pool_samples(
     features: Sequence[Float[Tensor, "B C _ _"]],
     rois: Rois,
-    output_size: int | tuple[int, int],
-    sampling_ratio: int,
-    aligned: bool,
-    mode: str,
+    how: Sampling,
 ) -> Float[Tensor, "R C PH PW"]:
     """The average or the largest bilinear sample of each bin, from maps that `locate` has seen."""
-    check_mode(mode)
-    height, width = bins_of(output_size)
+    (height, width), sampling_ratio, aligned, mode, _ = how
     table = cell_table(features)
     if mode == "max":
         pooled = _largest_samples(table, rois, height, width, sampling_ratio, aligned)

@@ -31,6 +31,17 @@ class Rois(NamedTuple):
     """Which rows can be pooled; None where all of them can."""
 
 
+class Sampling(NamedTuple):
+    """How boxes are pooled: `size` (PH, PW), samples per bin and axis (0 or less: adaptive), and the rest."""
+
+    size: tuple[int, int]
+    ratio: int
+    aligned: bool
+    mode: str
+    quantise: bool = False
+    """Grow each box to whole cells first (RoIWarp)."""
+
+
 def rows_and_images(
     boxes: Float[Tensor, "R 5"] | Sequence[Float[Tensor, "_ 4"]], input: Float[Tensor, "B C H W"]
 ) -> tuple[Float[Tensor, "R 4"], Int64[Tensor, "R"]]:
@@ -67,72 +78,26 @@ def bins_of(output_size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def check_mode(mode: str) -> None:
-    """ValueError unless `mode` is "avg" or "max"."""
+def check_mode(mode: str) -> str:
+    """`mode`; ValueError unless it is "avg" or "max"."""
     if mode not in ("avg", "max"):
         raise ValueError(f"mode {mode!r}: expected 'avg' or 'max'")
+    return mode
 
 
-def locate(
-    features: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
-    level: Int64[Tensor, "R"],
-    scales: Sequence[float],
-    validate: bool,
-) -> Rois:
-    """`boxes` in pixels of images, each with its image and its level, in cells of that level's map.
-
-    float32, or float64 where boxes or features are.  TypeError for features or boxes that are not floating point,
-    ValueError for those that do not fit together and, where `check_index` may look, for an unknown image.
-    """
-    _check(features, boxes, image_index, scales)
-    check_index(image_index, len(features[0]), validate)
-    dtype = torch.promote_types(torch.promote_types(features[0].dtype, boxes.dtype), torch.float32)
-    maps, first = [], 0
-    for feature in features:
-        images, _, height, width = _with_a_cell(feature).shape
-        maps.append((first, height, width))
-        first += images * height * width
-    first, height, width = _constants(maps, image_index)[level].unbind(1)
-    first = first + image_index.clamp(0, max(len(features[0]), 1) - 1) * height * width
-    cells = boxes.to(dtype)
-    cells = cells * _constants([scales], cells)[0, level, None]
-    known = _known(image_index, len(features[0]), cells)
-    if known is not None:
-        cells = torch.where(known[:, None], cells, 0)
-    return Rois(cells, first, height, width, known)
+def quantised(rois: Rois) -> Rois:
+    raise NotImplementedError
 
 
-def cell_table(features: Sequence[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "cells C"]:
-    """All cells as rows, level by level, image by image; a view of a single map that is channels_last."""
-    dtype = torch.promote_types(features[0].dtype, torch.float32)
-    tables = [_with_a_cell(feature).permute(0, 2, 3, 1).flatten(0, 2).to(dtype) for feature in features]
-    return tables[0] if len(tables) == 1 else torch.cat(tables)
-
-
-def as_output(
-    pooled: Float[Tensor, "K C"], rois: Rois, height: int, width: int, dtype: torch.dtype
-) -> Float[Tensor, "R C PH PW"]:
-    """One row per bin as the result of a pooling: channels-last in memory, NaN where a roi is not known."""
-    grid = pooled.view(len(rois.boxes), height, width, pooled.shape[1]).permute(0, 3, 1, 2).to(dtype)
-    return grid if rois.known is None else torch.where(rois.known[:, None, None, None], grid, torch.nan)
-
-
-def _with_a_cell(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B1 C H1 W1"]:
-    """A map without images, rows or columns gets one of zeros, so that every roi has a cell to be read from."""
-    images, _, height, width = feature.shape
-    if images and height and width:
-        return feature
-    return pad(feature, (0, int(not width), 0, int(not height), 0, 0, 0, int(not images)))
-
-
-def _check(
+def check_pooling(
     features: Sequence[Float[Tensor, "B C _ _"]],
     boxes: Float[Tensor, "R 4"],
     image_index: Int64[Tensor, "R"],
     scales: Sequence[float],
+    validate: bool = False,
 ) -> None:
+    """TypeError for features or boxes that are not floating point, ValueError for those that do not fit together and,
+    where `check_index` may look, for an unknown image."""
     one = features[0]
     if any(f.ndim != 4 or f.shape[:2] != one.shape[:2] for f in features):
         shapes = [tuple(f.shape) for f in features]
@@ -155,6 +120,57 @@ def _check(
         )
     if not all(math.isfinite(scale) for scale in scales):
         raise ValueError(f"scales {list(scales)}: expected finite numbers")
+    check_index(image_index, len(one), validate)
+
+
+def locate(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    level: Int64[Tensor, "R"],
+    scales: Sequence[float],
+) -> Rois:
+    """`boxes` in pixels of images, each with its image and its level, in cells of that level's map.
+
+    float32, or float64 where boxes or features are.  All of it has passed `check_pooling`.
+    """
+    dtype = torch.promote_types(torch.promote_types(features[0].dtype, boxes.dtype), torch.float32)
+    maps, first = [], 0
+    for feature in features:
+        images, _, height, width = with_a_cell(feature).shape
+        maps.append((first, height, width))
+        first += images * height * width
+    first, height, width = _constants(maps, image_index)[level].unbind(1)
+    first = first + image_index.clamp(0, max(len(features[0]), 1) - 1) * height * width
+    cells = boxes.to(dtype)
+    cells = cells * _constants([scales], cells)[0, level, None]
+    known = _known(image_index, len(features[0]), cells)
+    if known is not None:
+        cells = torch.where(known[:, None], cells, 0)
+    return Rois(cells, first, height, width, known)
+
+
+def cell_table(features: Sequence[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "cells C"]:
+    """All cells as rows, level by level, image by image; a view of a single map that is channels_last."""
+    dtype = torch.promote_types(features[0].dtype, torch.float32)
+    tables = [with_a_cell(feature).permute(0, 2, 3, 1).flatten(0, 2).to(dtype) for feature in features]
+    return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+
+def as_output(
+    pooled: Float[Tensor, "K C"], rois: Rois, height: int, width: int, dtype: torch.dtype
+) -> Float[Tensor, "R C PH PW"]:
+    """One row per bin as the result of a pooling: channels-last in memory, NaN where a roi is not known."""
+    grid = pooled.view(len(rois.boxes), height, width, pooled.shape[1]).permute(0, 3, 1, 2).to(dtype)
+    return grid if rois.known is None else torch.where(rois.known[:, None, None, None], grid, torch.nan)
+
+
+def with_a_cell(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B1 C H1 W1"]:
+    """A map without images, rows or columns gets one of zeros, so that every roi has a cell to be read from."""
+    images, _, height, width = feature.shape
+    if images and height and width:
+        return feature
+    return pad(feature, (0, int(not width), 0, int(not height), 0, 0, 0, int(not images)))
 
 
 def _known(
