@@ -70,6 +70,36 @@ def nms(
     return torch.tensor(kept, dtype=torch.int64)
 
 
+def batched_nms(
+    boxes: Float[Tensor, "N 4"],
+    scores: Float[Tensor, "N"],
+    idxs: Int64[Tensor, "N"] | None,
+    iou_threshold: float,
+) -> Int64[Tensor, "K"]:
+    """`nms` among boxes of equal `idxs`."""
+    return nms(boxes, scores, iou_threshold, idxs)
+
+
+def nms_padded(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int64[Tensor, "B N"] | None,
+    valid: Bool[Tensor, "B N"],
+    iou_threshold: float,
+    max_keep: int,
+) -> tuple[Int64[Tensor, "B max_keep"], Bool[Tensor, "B max_keep"]]:
+    """`nms` of the valid rows of each image: the first `max_keep` survivors, and which entries are survivors."""
+    index = torch.zeros(len(boxes), max_keep, dtype=torch.int64)
+    kept = torch.zeros(len(boxes), max_keep, dtype=torch.bool)
+    for b in range(len(boxes)):
+        rows = torch.tensor([row for row, is_valid in enumerate(valid[b].tolist()) if is_valid]).long()
+        group = None if groups is None else groups[b, rows]
+        survivors = rows[nms(boxes[b, rows], scores[b, rows], iou_threshold, group)]
+        for place, row in enumerate(survivors.tolist()[:max_keep]):
+            index[b, place], kept[b, place] = row, True
+    return index, kept
+
+
 def _nms_iou(a: np.ndarray, b: np.ndarray) -> float:
     """IoU in the arrays' precision, each operation rounded; 0 for a union without area."""
     zero = a.dtype.type(0)
