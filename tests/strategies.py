@@ -62,6 +62,17 @@ def integers(count: int, largest: int) -> st.SearchStrategy[Tensor]:
 
 
 @st.composite
+def padded_candidates(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes [B, N, 4], scores, groups, and which rows are valid: a batch of images, padding in between."""
+    batch, count = draw(st.integers(0, 3)), draw(st.integers(0, 9))
+    a = torch.stack([draw(boxes(count, count)) for _ in range(batch)]) if batch else torch.zeros(0, count, 4)
+    score = draw(scores(batch * count)).view(batch, count)
+    group = draw(integers(batch * count, 1)).view(batch, count)
+    valid = draw(integers(batch * count, 3)).view(batch, count) > 0
+    return a, score, group, valid
+
+
+@st.composite
 def feature_maps(draw: st.DrawFn, dtype: torch.dtype = torch.float64, smallest: int = 1) -> Tensor:
     """[B, C, H, W] of magnitude about 1: from 1 × 1 up, contiguous, channels_last, a slice, or transposed."""
     batch, channels = draw(st.integers(1, 3)), draw(st.integers(1, 3))

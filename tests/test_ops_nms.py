@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from parity import torchvision
-from strategies import boxes, integers, scores
+from strategies import boxes, integers, padded_candidates, scores
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference, sweep
-from minimaskrcnn.ops.nms import _keep_by_blocks, _rounded_down
+from minimaskrcnn.ops.nms import _keep_by_blocks, _keep_in_torch, _rounded_down
 
 thresholds = st.sampled_from([0.0, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1.0])
 # The ways that a CPU tensor can go: by sweep in small blocks, and by blocks because too many pairs hit.
@@ -36,7 +36,7 @@ def test_nms_is_its_definition(rows, threshold, way):
     a, score, group = rows
     with path(way):
         assert torch.equal(ops.nms(a, score, threshold), reference.nms(a, score, threshold))
-        expected = reference.nms(a, score, threshold, group)
+        expected = reference.batched_nms(a, score, group, threshold)
         assert torch.equal(ops.batched_nms(a, score, group, threshold), expected)
 
 
@@ -155,29 +155,29 @@ def test_too_many_hits_fall_back_to_blocks():
         assert torch.equal(ops.nms(a, score, 0.2), expected)
 
 
-@st.composite
-def padded(draw):
-    """A batch of images with rows of padding in between, and what the definition keeps of each."""
-    batch, count = draw(st.integers(0, 3)), draw(st.integers(0, 9))
-    a = torch.stack([draw(boxes(count, count)) for _ in range(batch)]) if batch else torch.zeros(0, count, 4)
-    score = draw(scores(batch * count)).view(batch, count)
-    group = draw(integers(batch * count, 1)).view(batch, count)
-    valid = draw(integers(batch * count, 3)).view(batch, count) > 0
-    return a, score, group, valid
-
-
-@given(padded(), thresholds, st.integers(0, 11), paths)
-def test_padded_nms_is_nms_of_the_valid_rows_of_each_image(rows, threshold, max_keep, way):
+@given(padded_candidates(), thresholds, st.integers(0, 11), st.booleans(), paths)
+def test_padded_nms_is_nms_of_the_valid_rows_of_each_image(rows, threshold, max_keep, grouped, way):
     a, score, group, valid = rows
+    args = a, score, group if grouped else None, valid, threshold, max_keep
     with path(way):
-        index, kept = ops.nms_padded(a, score, group, valid, threshold, max_keep)
-    assert index.shape == kept.shape == (len(a), max_keep)
-    assert (index[~kept] == 0).all()
-    for i in range(len(a)):
-        real = valid[i].nonzero()[:, 0]
-        expected = real[reference.nms(a[i, real], score[i, real], threshold, group[i, real])][:max_keep]
-        assert index[i][kept[i]].tolist() == expected.tolist()
-        assert kept[i].tolist() == [True] * len(expected) + [False] * (max_keep - len(expected))
+        index, kept = ops.nms_padded(*args)
+    expected_index, expected_kept = reference.nms_padded(*args)
+    assert torch.equal(index, expected_index)
+    assert torch.equal(kept, expected_kept)
+
+
+def test_the_definition_of_padded_nms_by_hand():
+    a = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [9, 9, 10, 10]]]).repeat(2, 1, 1)
+    score = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]])
+    group = torch.tensor([[5, 5, 6, 5]] * 2)
+    valid = torch.tensor([[True] * 4, [True, True, False, True]])
+    for nms_padded in (reference.nms_padded, ops.nms_padded):
+        index, kept = nms_padded(a, score, group, valid, 0.5, 3)
+        assert index.tolist() == [[0, 2, 3], [3, 1, 0]]
+        assert kept.tolist() == [[True, True, True], [True, True, False]]
+        index, kept = nms_padded(a, score, None, valid, 0.5, 3)
+        assert index.tolist() == [[0, 3, 0], [3, 1, 0]]
+        assert kept.tolist() == [[True, True, False]] * 2
 
 
 def test_boxes_that_require_a_gradient_and_are_not_contiguous():
@@ -217,11 +217,8 @@ def test_compiles_into_one_graph():
 
 @pytest.mark.unhooked
 def test_opcheck():
-    from minimaskrcnn.ops.nms import _nms_padded
-
-    score = torch.rand(2, 6)
-    group, valid = torch.zeros(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.bool)
-    torch.library.opcheck(_nms_padded, (torch.rand(2, 6, 4).cumsum(-1), score, group, valid, 0.5, 4))
+    group, alive = torch.zeros(2, 6, dtype=torch.int64), torch.rand(2, 6) > 0.2
+    torch.library.opcheck(_keep_in_torch, (torch.rand(2, 6, 4).cumsum(-1), group, alive, 0.5))
 
 
 @pytest.mark.parametrize("seed", range(6))

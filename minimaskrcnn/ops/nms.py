@@ -8,7 +8,8 @@ double.  Groups are compared, never turned into an offset of the coordinates.
 Without a loop over boxes, and without a sync on a GPU, the definition is a fixed point: keep_j = no kept i before j
 hits j.  Iterated from "all kept" it settles the first box, then the second, ...: row by row in the worst case, a few
 rounds for real boxes.  It runs on blocks of boxes sorted by score; a settled block suppresses what follows it.  The
-CPU, where looking at the data is free, skips most pairs instead (`sweep.py`), unless nearly all of them hit.
+CPU, where looking at the data is free, skips most pairs instead (`sweep.py`), unless nearly all of them hit.  The
+Triton kernels do the same on blocks of each group, with one bit for a pair (`minimaskrcnn_kernels/nms.py`).
 
 Axis letters: B images, N candidates an image, n rows of a block.
 Left out: soft and weighted NMS.
@@ -19,69 +20,113 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from minimaskrcnn.ops.backend import Backend, use_triton
 from minimaskrcnn.ops.sweep import keep_by_sweep
 
 # Boxes in a block: its pairs with all later ones are held at once, B · BLOCK · N numbers a few times over.
 BLOCK = 128
 
 
-def nms(boxes: Float[Tensor, "N 4"], scores: Float[Tensor, "N"], iou_threshold: float) -> Int64[Tensor, "K"]:
+def nms(
+    boxes: Float[Tensor, "N 4"],
+    scores: Float[Tensor, "N"],
+    iou_threshold: float,
+    *,
+    backend: Backend = "auto",
+) -> Int64[Tensor, "K"]:
     """Indices of the kept boxes, by descending score.  One host sync: their number is data.
 
-    Raises ValueError for shapes that do not match and for a negative threshold.
+    `backend` as in `nms_padded`.  Raises ValueError for shapes that do not match and for a negative threshold.
     """
-    return batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+    return batched_nms(boxes, scores, None, iou_threshold, backend=backend)
 
 
 def batched_nms(
-    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, "N"], idxs: Int64[Tensor, "N"], iou_threshold: float
+    boxes: Float[Tensor, "N 4"],
+    scores: Float[Tensor, "N"],
+    idxs: Int64[Tensor, "N"] | None,
+    iou_threshold: float,
+    *,
+    backend: Backend = "auto",
 ) -> Int64[Tensor, "K"]:
-    """`nms` among boxes of equal `idxs` (a class, a level); one list by descending score."""
-    valid = torch.ones_like(scores, dtype=torch.bool)
-    index, kept = nms_padded(boxes[None], scores[None], idxs[None], valid[None], iou_threshold, len(scores))
+    """`nms` among boxes of equal `idxs` (a class, a level; None: all equal); one list by descending score."""
+    groups, valid = idxs if idxs is None else idxs[None], torch.ones_like(scores, dtype=torch.bool)
+    args = boxes[None], scores[None], groups, valid[None], iou_threshold, len(scores)
+    index, kept = nms_padded(*args, backend=backend)
     return index[0, : int(kept.sum())]
 
 
 def nms_padded(
     boxes: Float[Tensor, "B N 4"],
     scores: Float[Tensor, "B N"],
-    groups: Int64[Tensor, "B N"],
+    groups: Int64[Tensor, "B N"] | None,
     valid: Bool[Tensor, "B N"],
     iou_threshold: float,
     max_keep: int,
+    *,
+    backend: Backend = "auto",
 ) -> tuple[Int64[Tensor, "B max_keep"], Bool[Tensor, "B max_keep"]]:
     """The first `max_keep` survivors of each image by descending score: indices into N, and which are real.
 
-    Rows that are not `valid` neither survive nor suppress.  Beyond the survivors the index is 0 and the mask False.
-    No gradient.  Raises ValueError for shapes that do not match and for a negative threshold.
+    `groups` None: all rows of an image are one group.  Rows that are not `valid` neither survive nor suppress.
+    Beyond the survivors the index is 0 and the mask False.  No gradient.
+
+    `backend` as in `use_triton`; the kernels take float32 boxes and at most 2**17 of them an image, in N² / 8 bytes
+    of memory an image, and all else runs in torch.  Raises ValueError for shapes that do not match and for a
+    negative threshold.
     """
-    if boxes.shape != (*scores.shape, 4) or groups.shape != scores.shape or valid.shape != scores.shape:
-        shapes = ", ".join(str(tuple(t.shape)) for t in (boxes, scores, groups, valid))
-        raise ValueError(f"boxes, scores, groups, valid {shapes}: expected [B,N,4] and three times [B,N]")
+    given = [t for t in (boxes, scores, groups, valid) if t is not None]
+    if boxes.shape != (*scores.shape, 4) or any(t.shape != scores.shape for t in given[1:]):
+        shapes = ", ".join(str(tuple(t.shape)) for t in given)
+        raise ValueError(
+            f"boxes, scores, (groups,) valid {shapes}: expected [B,N,4] and for the others [B,N]"
+        )
     if not iou_threshold >= 0:
         raise ValueError(f"iou_threshold {iou_threshold}: expected at least 0")
-    return _nms_padded(boxes.detach(), scores.detach(), groups, valid, iou_threshold, max_keep)
-
-
-# A custom op, so that a compiled graph holds one call and neither breaks nor unrolls the rounds of `_settle`.
-@torch.library.custom_op("minimaskrcnn::nms_padded", mutates_args=())
-def _nms_padded(
-    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, max_keep: int
-) -> tuple[Tensor, Tensor]:
     threshold = _rounded_down(iou_threshold, boxes.dtype)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    groups, alive = groups.gather(1, order), valid.gather(1, order)
-    kept = _keep_on_cpu(boxes, groups, alive, threshold) if boxes.device.type == "cpu" else None
+    order = scores.detach().argsort(dim=1, descending=True, stable=True)
+    boxes, alive = boxes.detach().take_along_dim(order[..., None], 1), valid.gather(1, order)
+    groups = groups if groups is None else groups.gather(1, order)
+    kept = _keep_by_kernels(boxes, groups, alive, threshold) if use_triton(backend, boxes) else None
     if kept is None:
-        kept = _keep_by_blocks(boxes, groups, alive, threshold)
+        groups = torch.zeros_like(order) if groups is None else groups
+        kept = _keep_in_torch(boxes, groups, alive, threshold)
     return _first(order, kept, max_keep)
 
 
-@_nms_padded.register_fake
-def _(boxes, scores, groups, valid, iou_threshold, max_keep):
-    shape = (len(scores), max_keep)
-    return scores.new_empty(shape, dtype=torch.int64), scores.new_empty(shape, dtype=torch.bool)
+def _keep_by_kernels(
+    boxes: Float[Tensor, "B N 4"],
+    groups: Int64[Tensor, "B N"] | None,
+    alive: Bool[Tensor, "B N"],
+    threshold: float,
+) -> Bool[Tensor, "B N"] | None:
+    """Which candidates are kept, of those sorted by descending score; None for what the kernels do not take.
+
+    They want the rows of a group in one piece: a stable sort by group leaves each from the best on.
+    """
+    from minimaskrcnn_kernels.nms import MAX_ROWS, nms_keep
+
+    if boxes.dtype != torch.float32 or boxes.shape[1] > MAX_ROWS:
+        return None
+    if groups is None:
+        return nms_keep(boxes, torch.zeros_like(alive, dtype=torch.int64), alive, threshold)
+    groups, by_group = groups.sort(dim=1, stable=True)
+    boxes, alive = boxes.take_along_dim(by_group[..., None], 1), alive.gather(1, by_group)
+    kept = nms_keep(boxes, groups, alive, threshold)
+    return torch.empty_like(kept).scatter_(1, by_group, kept)
+
+
+# A custom op, so that a compiled graph holds one call and neither breaks nor unrolls the rounds of `_settle`.
+@torch.library.custom_op("minimaskrcnn::nms_keep", mutates_args=())
+def _keep_in_torch(boxes: Tensor, groups: Tensor, alive: Tensor, threshold: float) -> Tensor:
+    kept = _keep_on_cpu(boxes, groups, alive, threshold) if boxes.device.type == "cpu" else None
+    # A copy: an operation may not hand back its argument, which is what is left of no candidates.
+    return _keep_by_blocks(boxes, groups, alive, threshold).clone() if kept is None else kept
+
+
+@_keep_in_torch.register_fake
+def _(boxes, groups, alive, threshold):
+    return torch.empty_like(alive)
 
 
 def _first(
