@@ -91,22 +91,21 @@ def test_boxes_are_cut_to_the_same_integers_whatever_their_corners(rows, m):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, 2.0**30, -(2.0**30)])
 @pytest.mark.parametrize("corner", range(4))
 def test_an_absurd_corner_gives_an_empty_mask(backend, value, corner):
-    a = torch.tensor([[1.0, 2, 8, 9]] * 2)
-    a[0, corner] = value
-    # Not boxes, yet without this rule some of them would cover the picture.
-    a[0, (corner + 2) % 4] = -value if math.isfinite(value) else a[0, (corner + 2) % 4]
-    out = ops.paste_masks(
-        torch.ones(2, 4, 4, device=DEVICE), a.to(DEVICE), (12, 13), -1.0, backend=backend
-    )
-    assert not out[0].any() and out[1].any()
+    a = torch.tensor([[1.0, 2, 8, 9]] * 3)
+    # Without the rule some of these would cover the picture: far out on one side, and on both.
+    a[:2, corner], a[1, (corner + 2) % 4] = value, -value
+    out = ops.paste_masks(torch.ones(3, 4, 4, device=DEVICE), a.to(DEVICE), (12, 13), -1.0, backend=backend)
+    assert not out[:2].any() and out[2].any()
 
 
-def test_a_box_just_below_the_limit_is_pasted():
-    # Grown by (2 + 2) / 2: corners at ±(2**30 - 64), and everything in the picture is the mask's centre.
-    side = 2.0**29 - 32
-    a, masks = torch.tensor([[-side, -side, side, side]]), torch.tensor([[[0.1, 0.2], [0.3, 0.8]]])
-    for out in (kernel(masks, a, (3, 5)), ops.paste_masks(masks, a, (3, 5), None)):
-        assert_close(out, torch.full((1, 3, 5), 0.35))
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_limit_of_a_grown_corner_is_2_to_the_30(backend):
+    # Grown by (2 + 2) / 2 about 0.  Everything in the picture is the mask's centre.
+    masks = torch.tensor([[[0.1, 0.2], [0.3, 0.8]]], device=DEVICE).expand(2, -1, -1)
+    side = torch.tensor([[2.0**29 - 32], [2.0**29]], device=DEVICE)
+    out = ops.paste_masks(masks, torch.cat([-side, -side, side, side], 1), (3, 5), None, backend=backend)
+    assert_close(out[0], torch.full((3, 5), 0.35, device=DEVICE))
+    assert not out[1].any()
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

@@ -91,8 +91,7 @@ def test_masks_keep_their_dtype_and_need_no_gradient(dtype):
     out = ops.paste_masks(masks, torch.tensor([[1.0, 1, 7, 8]]).requires_grad_(), (9, 9), None)
     assert out.dtype == dtype and not out.requires_grad
     _, expected = reference.paste_mask(masks[0].detach().double(), torch.tensor([1.0, 1, 7, 8]), (9, 9))
-    # The two products round to the dtype in between: up to 4 units in the last place of it.
-    torch.testing.assert_close(out[0].double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    assert_close(out[0], expected)
 
 
 def test_autocast_does_not_round_the_masks():
