@@ -75,6 +75,7 @@ def build_parser() -> Parser:
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
     _add_bench_demo(subjects.add_parser("demo", help="torchvision's model on the demo's scenes"))
     _add_bench_ops(subjects.add_parser("ops", help="our operations beside torchvision's"))
+    _add_bench_kernels(subjects.add_parser("kernels", help="our kernels on a GPU, checked and timed"))
     return parser
 
 
@@ -166,6 +167,12 @@ def _add_bench_demo(parser: Parser) -> None:
 def _add_bench_ops(parser: Parser) -> None:
     parser.add_argument("--repeats", type=positive_int, default=7, help="runs of which the median counts")
     parser.set_defaults(run=commands.bench_ops)
+
+
+def _add_bench_kernels(parser: Parser) -> None:
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the rows whose name contains it")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    parser.set_defaults(run=commands.bench_kernels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from minimaskrcnn.bench import kernels as kernels_bench
 from minimaskrcnn.bench import ops as ops_bench
 from minimaskrcnn.bench import peer
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
@@ -167,6 +168,13 @@ def bench_demo(options: argparse.Namespace) -> None:
 def bench_ops(options: argparse.Namespace) -> None:
     """Ratios of our operations to torchvision's, measured in this run."""
     ops_bench.run(options.repeats)
+
+
+def bench_kernels(options: argparse.Namespace) -> None:
+    """Our kernels on this machine's GPU, checked and then timed.  Exit code 1 where a result is wrong."""
+    refused = kernels_bench.run(options.only, options.out)
+    if refused:
+        raise SystemExit(f"minimaskrcnn bench: {refused} rows disagree with the torch path and were not timed")
 
 
 def _demo_scenes(out: Path) -> Path:
