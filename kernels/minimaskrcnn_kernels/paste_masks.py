@@ -109,7 +109,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     Raises TypeError for other dtypes.
     """
     if masks.dtype not in (torch.float32, torch.float16, torch.bfloat16) or boxes.dtype != torch.float32:
-        raise TypeError(f"masks {masks.dtype}, boxes {boxes.dtype}: expected masks below float64, boxes float32")
+        raise TypeError(
+            f"masks {masks.dtype}, boxes {boxes.dtype}: expected masks below float64, boxes float32"
+        )
     n, m = len(masks), masks.shape[-1]
     dtype = masks.dtype if threshold is None else torch.bool
     out = torch.zeros(n, height, width, dtype=dtype, device=masks.device)

@@ -97,6 +97,7 @@ def boxes_kernel(
     # Without ALIGNED a box shorter than a cell keeps the length of a cell: only its start moves it.
     y_grows = ALIGNED or ((y2 * scale - y1 * scale) >= 1)
     x_grows = ALIGNED or ((x2 * scale - x1 * scale) >= 1)
+    number = tl.zeros([BLOCK_C], tl.float32) + tl.maximum(y_count, 1.0) * tl.maximum(x_count, 1.0)
     d_x1, d_y1 = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
     d_x2, d_y2 = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
     for block in range(tl.cdiv(channels, BLOCK_C)):
@@ -110,33 +111,20 @@ def boxes_kernel(
             if MAX:
                 winner = tl.load(winner_ptr + row, c < channels, other=-1)
             else:
-                grad = tl.div_rn(
-                    grad, tl.zeros_like(grad) + tl.maximum(y_count, 1.0) * tl.maximum(x_count, 1.0)
-                )
+                grad = tl.div_rn(grad, number)
             for iy in range(y_low, y_high):
+                # A sample lies at start + at · length.
+                y_at = tl.div_rn(ph + tl.div_rn(iy + 0.5, y_count), tl.zeros_like(y_size) + bins_y)
+                y_at = tl.where(y_grows, y_at, 0.0)
                 for ix in range(x_low, x_high):
+                    x_at = tl.div_rn(pw + tl.div_rn(ix + 0.5, x_count), tl.zeros_like(x_size) + bins_x)
+                    x_at = tl.where(x_grows, x_at, 0.0)
                     part = grad
                     if MAX:
                         part = tl.where(winner == iy * x_count.to(tl.int32) + ix, grad, 0.0)
                     slope_y, slope_x = slopes(
-                        base,
-                        y_bin,
-                        x_bin,
-                        y_size,
-                        x_size,
-                        y_count,
-                        x_count,
-                        iy,
-                        ix,
-                        height,
-                        width,
-                        channels,
-                        c,
-                    )
-                    # A sample lies at start + at · length.
-                    y_at = tl.div_rn(ph + tl.div_rn(iy + 0.5, y_count), tl.zeros_like(y_size) + bins_y)
-                    x_at = tl.div_rn(pw + tl.div_rn(ix + 0.5, x_count), tl.zeros_like(x_size) + bins_x)
-                    y_at, x_at = tl.where(y_grows, y_at, 0.0), tl.where(x_grows, x_at, 0.0)
+                        base, y_bin, x_bin, y_size, x_size, y_count, x_count, iy, ix, height, width, channels, c
+                    )  # fmt: skip
                     d_y1 += part * slope_y * (1 - y_at)
                     d_y2 += part * slope_y * y_at
                     d_x1 += part * slope_x * (1 - x_at)

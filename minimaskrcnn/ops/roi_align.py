@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minimaskrcnn.ops.backend import Backend, takes, use_triton
 from minimaskrcnn.ops.bags import weighted_bags
@@ -281,7 +282,7 @@ def _bin_samples(
 def _first_largest(samples: Float[Tensor, "S C"], bins: int) -> Float[Tensor, "bins C"]:
     """The largest of each run of S / bins samples; its gradient goes to the first of equal ones."""
     if not len(samples):
-        return samples.new_zeros(bins, samples.shape[1])
+        return pad(samples, (0, 0, 0, bins))
     runs = samples.view(bins, len(samples) // bins, samples.shape[1])
     # amax splits its gradient among equal numbers, max does not; where no one asks, amax took a quarter of the time.
     return runs.max(1).values if runs.requires_grad else runs.amax(1)
