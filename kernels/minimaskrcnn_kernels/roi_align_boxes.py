@@ -50,6 +50,13 @@ def slopes(base, y_bin, x_bin, y_size, x_size, y_count, x_count, iy, ix, height,
 
 
 @triton.jit
+def place_in_box(p, bins, i, count, grows):
+    """The t of sample i of bin p at start + t · length; 0 where the length does not change."""
+    at = tl.div_rn(p + tl.div_rn(i + 0.5, count), tl.zeros_like(count) + bins)
+    return tl.where(grows, at, 0.0)
+
+
+@triton.jit
 def boxes_kernel(
     # Tensors
     grad_ptr,  # [R, PH, PW, C]
@@ -76,14 +83,12 @@ def boxes_kernel(
     MAX: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    tl.static_assert(not QUANTISE)
     r, ph = tl.program_id(0) // bins_y, tl.program_id(0) % bins_y
     x1, y1, x2, y2, image = read_box(boxes_ptr, image_ptr, r)
     out = out_ptr + tl.program_id(0).to(tl.int64) * 4
     known = is_known(x1, y1, x2, y2, image, images)
     if not known:
-        for i in tl.static_range(4):
-            tl.store(out + i, 0.0)
+        tl.store(out + tl.arange(0, 4), 0.0)
         return
     level = level_of(x1, y1, x2, y2, areas, LEVELS)
     height, width = pick(heights, level, LEVELS), pick(widths, level, LEVELS)
@@ -107,18 +112,14 @@ def boxes_kernel(
             x_bin = x_start + pw * x_size
             x_low, x_high = sample_range(x_bin, x_size, x_count, -1.0, width * 1.0, SAMPLING)
             grad = tl.load(grad_ptr + row, c < channels, other=0.0).to(tl.float32)
-            winner = tl.full([BLOCK_C], 0, tl.int32)
             if MAX:
                 winner = tl.load(winner_ptr + row, c < channels, other=-1)
             else:
                 grad = tl.div_rn(grad, number)
             for iy in range(y_low, y_high):
-                # A sample lies at start + at · length.
-                y_at = tl.div_rn(ph + tl.div_rn(iy + 0.5, y_count), tl.zeros_like(y_size) + bins_y)
-                y_at = tl.where(y_grows, y_at, 0.0)
+                y_at = place_in_box(ph, bins_y, iy, y_count, y_grows)
                 for ix in range(x_low, x_high):
-                    x_at = tl.div_rn(pw + tl.div_rn(ix + 0.5, x_count), tl.zeros_like(x_size) + bins_x)
-                    x_at = tl.where(x_grows, x_at, 0.0)
+                    x_at = place_in_box(pw, bins_x, ix, x_count, x_grows)
                     part = grad
                     if MAX:
                         part = tl.where(winner == iy * x_count.to(tl.int32) + ix, grad, 0.0)
