@@ -16,6 +16,9 @@ POOLINGS = {
     "roi_align avg adaptive": lambda x, rois, **kw: ops.roi_align(x, rois, 2, **kw),
     "roi_align max": lambda x, rois, **kw: ops.roi_align(x, rois, 2, 1.0, 2, mode="max", **kw),
     "roi_align max adaptive": lambda x, rois, **kw: ops.roi_align(x, rois, 2, mode="max", **kw),
+    "roi_pool": lambda x, rois, **kw: ops.roi_pool(x, rois, 2, **kw),
+    "roi_warp": lambda x, rois, **kw: ops.roi_warp(x, rois, 2, 1.0, 2, **kw),
+    "roi_warp max adaptive": lambda x, rois, **kw: ops.roi_warp(x, rois, 2, mode="max", **kw),
 }
 poolings = pytest.mark.parametrize("pool", POOLINGS.values(), ids=POOLINGS.keys())
 
@@ -125,7 +128,7 @@ def test_errors_say_what_was_expected(pool):
 
 
 @pytest.mark.unhooked
-@pytest.mark.parametrize("op", [ops.roi_align])
+@pytest.mark.parametrize("op", [ops.roi_align, ops.roi_pool, ops.roi_warp])
 def test_errors_of_the_numbers(op):
     features, a = torch.zeros(2, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]])
     for size in (0, -1, (0, 2), (2, 0)):
@@ -141,6 +144,8 @@ def test_a_mode_that_is_neither():
     features, a = torch.zeros(2, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]])
     with pytest.raises(ValueError, match="mode 'mean': expected 'avg' or 'max'"):
         ops.roi_align(features, a, 2, mode="mean")
+    with pytest.raises(ValueError, match="mode 'median': expected 'avg' or 'max'"):
+        ops.roi_warp(features, a, 2, mode="median")
 
 
 @pytest.mark.unhooked

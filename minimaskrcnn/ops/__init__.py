@@ -12,6 +12,8 @@ from minimaskrcnn.ops.crop import crop_masks
 from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
 from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
 from minimaskrcnn.ops.roi_align import fpn_levels, multiscale_roi_align, roi_align
+from minimaskrcnn.ops.roi_pool import roi_pool
+from minimaskrcnn.ops.roi_warp import roi_warp
 
 __all__ = [
     "batched_nms",
@@ -29,4 +31,6 @@ __all__ = [
     "paste_masks_rle",
     "remove_small_boxes",
     "roi_align",
+    "roi_pool",
+    "roi_warp",
 ]

@@ -148,7 +148,7 @@ def roi_warp(
     mode: str = "avg",
 ) -> Float[Tensor, "R C PH PW"]:
     """Bilinear samples, as in `roi_align`, of the whole cells that `roi_pool` gives a box: cell i is [i, i + 1)."""
-    cells = boxes.double()
+    cells = boxes.double().clone()
     for r, (_, *corners) in enumerate(_in_cells(boxes, input, spatial_scale)):
         if all(np.isfinite(corners)):
             (left, width), (top, height) = _whole_cells(*corners[0::2]), _whole_cells(*corners[1::2])

@@ -1,0 +1,42 @@
+"""RoIWarp (Multi-task Network Cascades, MNC): the samples of RoIAlign in a box that is rounded as RoIPool rounds it.
+
+It stands between the two in the paper's table 2c: the features are interpolated, but the box has already moved by up
+to half a cell on each side.  Cell i covers [i, i + 1) and has its value at its centre, so a bin of exactly one cell
+with one sample is that cell.  Which box asked is lost in the rounding: boxes that round alike are pooled alike.
+
+Axis letters: B images, C channels, H W map, R rois, PH PW bins.
+Left out: a derivative in the boxes, which MNC takes as if they had not been rounded.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minimaskrcnn.ops.roi_align import pool_samples
+from minimaskrcnn.ops.roi_pool import whole_cells
+from minimaskrcnn.ops.rois import locate, rows_and_images
+
+
+def roi_warp(
+    input: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "R 5"] | Sequence[Float[Tensor, "_ 4"]],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    *,
+    mode: str = "avg",
+    validate: bool = False,
+) -> Float[Tensor, "R C PH PW"]:
+    """Pool `boxes` from `input`: `roi_align(aligned=True)` of the whole cells that `roi_pool` would read.
+
+    Differentiable any number of times in `input`, not in `boxes`: their rounding has derivative zero.  All else is as
+    in `roi_align`, errors included.
+    """
+    rows, image_index = rows_and_images(boxes, input)
+    level = torch.zeros_like(image_index)
+    rois = locate([input], rows.detach(), image_index, level, [spatial_scale], validate)
+    corner, size = whole_cells(rois.boxes).split(2, 1)
+    cells = torch.cat([corner, corner + size], 1).to(rois.boxes.dtype)
+    return pool_samples([input], rois._replace(boxes=cells), output_size, sampling_ratio, True, mode)
