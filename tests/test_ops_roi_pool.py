@@ -14,7 +14,8 @@ from torch import Tensor
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import largest, reference
-from minimaskrcnn.ops.roi_pool import _half_away_from_zero, _roi_pool, whole_cells
+from minimaskrcnn.ops.roi_pool import _roi_pool
+from minimaskrcnn.ops.rois import _half_away_from_zero, whole_cells
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 scales = st.sampled_from([1.0, 0.5, 0.3])

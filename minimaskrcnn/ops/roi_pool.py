@@ -14,11 +14,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from minimaskrcnn.ops.backend import Backend, takes, use_triton
 from minimaskrcnn.ops.largest import largest_in_rectangles, scatter
-from minimaskrcnn.ops.rois import as_output, bins_of, cell_table, locate, rows_and_images
-
-# Corners are clamped to this many cells, so that neither they nor sides overflow.
-FARTHEST = 2.0**30
+from minimaskrcnn.ops.rois import (
+    as_output,
+    bins_of,
+    cell_table,
+    check_pooling,
+    locate,
+    rows_and_images,
+    whole_cells,
+)
 
 
 def roi_pool(
@@ -27,6 +33,7 @@ def roi_pool(
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
     *,
+    backend: Backend = "auto",
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """Pool `boxes` from `input`: torchvision's op, differentiable any number of times in `input`, not in `boxes`.
@@ -43,32 +50,28 @@ def roi_pool(
     gradient twice the table's float32 size again, and an int64 for each number of the result.
     """
     rows, image_index = rows_and_images(boxes, input)
-    level = torch.zeros_like(image_index)
-    rois = locate([input], rows.detach(), image_index, level, [spatial_scale], validate)
-    height, width = bins_of(output_size)
+    size = bins_of(output_size)
+    check_pooling([input], rows, image_index, [spatial_scale], validate)
+    if use_triton(backend, input) and takes(input, rows, backend):
+        from minimaskrcnn.ops.triton_rois import roi_pool_by_triton
+
+        return roi_pool_by_triton(input, rows.detach(), image_index, spatial_scale, size)
+    return roi_pool_by_torch(input, rows.detach(), image_index, spatial_scale, size)
+
+
+def roi_pool_by_torch(
+    input: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    spatial_scale: float,
+    size: tuple[int, int],
+) -> Float[Tensor, "R C PH PW"]:
+    """`roi_pool` by the torch path."""
+    rois = locate([input], boxes, image_index, torch.zeros_like(image_index), [spatial_scale])
     table = cell_table([input])
     with_element = torch.is_grad_enabled() and table.requires_grad
-    pooled, _ = _roi_pool(table, rois.boxes, rois.first, rois.height, rois.width, height, width, with_element)
-    return as_output(pooled, rois, height, width, input.dtype)
-
-
-# A custom op, as is `_roi_pool`: no compiler may contract or reorder its rounding.
-@torch.library.custom_op("minimaskrcnn::whole_cells", mutates_args=())
-def whole_cells(boxes: Tensor) -> Tensor:
-    """The cells of boxes [R, 4]: int64 (left, top, columns, rows), at least one of each, the last one included."""
-    corners = _half_away_from_zero(boxes.clamp(-FARTHEST, FARTHEST)).long()
-    return torch.cat([corners[:, :2], (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)], 1)
-
-
-@whole_cells.register_fake
-def _(boxes):
-    return boxes.new_empty(boxes.shape, dtype=torch.int64)
-
-
-def _half_away_from_zero(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """C's `round`.  torch's takes halves to even numbers; floor(x + 0.5) is wrong next to a half."""
-    whole = x.trunc()
-    return whole + ((x - whole).abs() >= 0.5) * x.sign()
+    pooled, _ = _roi_pool(table, rois.boxes, rois.first, rois.height, rois.width, *size, with_element)
+    return as_output(pooled, rois, *size, input.dtype)
 
 
 def _bins(
@@ -88,7 +91,7 @@ def _bins(
     return low, high - low
 
 
-# How many cells a bin has is data.
+# A custom op: how many cells a bin has is data.
 @torch.library.custom_op("minimaskrcnn::roi_pool", mutates_args=())
 def _roi_pool(
     table: Tensor,

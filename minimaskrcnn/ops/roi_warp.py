@@ -10,13 +10,12 @@ Left out: a derivative in the boxes, which MNC takes as if they had not been rou
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minimaskrcnn.ops.roi_align import pool_samples
-from minimaskrcnn.ops.roi_pool import whole_cells
-from minimaskrcnn.ops.rois import locate, rows_and_images
+from minimaskrcnn.ops.backend import Backend
+from minimaskrcnn.ops.roi_align import pool
+from minimaskrcnn.ops.rois import Sampling, bins_of, check_mode, rows_and_images
 
 
 def roi_warp(
@@ -27,6 +26,7 @@ def roi_warp(
     sampling_ratio: int = -1,
     *,
     mode: str = "avg",
+    backend: Backend = "auto",
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """Pool `boxes` from `input`: `roi_align(aligned=True)` of the whole cells that `roi_pool` would read.
@@ -35,8 +35,5 @@ def roi_warp(
     in `roi_align`, errors included.
     """
     rows, image_index = rows_and_images(boxes, input)
-    level = torch.zeros_like(image_index)
-    rois = locate([input], rows.detach(), image_index, level, [spatial_scale], validate)
-    corner, size = whole_cells(rois.boxes).split(2, 1)
-    cells = torch.cat([corner, corner + size], 1).to(rois.boxes.dtype)
-    return pool_samples([input], rois._replace(boxes=cells), output_size, sampling_ratio, True, mode)
+    how = Sampling(bins_of(output_size), sampling_ratio, True, check_mode(mode), quantise=True)
+    return pool([input], rows.detach(), image_index, [spatial_scale], [0.0], how, backend, validate)

@@ -18,6 +18,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
+# Corners are clamped to this many cells, so that neither they nor sides overflow.
+FARTHEST = 2.0**30
+
 
 class Rois(NamedTuple):
     """Boxes in cells of their own map, and where that map lies in the table."""
@@ -85,10 +88,6 @@ def check_mode(mode: str) -> str:
     return mode
 
 
-def quantised(rois: Rois) -> Rois:
-    raise NotImplementedError
-
-
 def check_pooling(
     features: Sequence[Float[Tensor, "B C _ _"]],
     boxes: Float[Tensor, "R 4"],
@@ -150,6 +149,12 @@ def locate(
     return Rois(cells, first, height, width, known)
 
 
+def quantised(rois: Rois) -> Rois:
+    """Each box grown to the whole cells that RoIPool reads: cell i covers i..i + 1."""
+    corner, size = whole_cells(rois.boxes.detach()).split(2, 1)
+    return rois._replace(boxes=torch.cat([corner, corner + size], 1).to(rois.boxes.dtype))
+
+
 def cell_table(features: Sequence[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "cells C"]:
     """All cells as rows, level by level, image by image; a view of a single map that is channels_last."""
     dtype = torch.promote_types(features[0].dtype, torch.float32)
@@ -187,3 +192,22 @@ def _known(
 def _constants(rows: Sequence[Sequence[int | float]], like: Tensor) -> Tensor:
     """Numbers as a tensor, by fills: a copy from the host would sync a GPU."""
     return torch.stack([torch.stack([like.new_full((), x) for x in row]) for row in rows])
+
+
+# A custom op: no compiler may contract or reorder its rounding.
+@torch.library.custom_op("minimaskrcnn::whole_cells", mutates_args=())
+def whole_cells(boxes: Tensor) -> Tensor:
+    """The cells of boxes [R, 4]: int64 (left, top, columns, rows), at least one of each, the last one included."""
+    corners = _half_away_from_zero(boxes.clamp(-FARTHEST, FARTHEST)).long()
+    return torch.cat([corners[:, :2], (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)], 1)
+
+
+@whole_cells.register_fake
+def _(boxes):
+    return boxes.new_empty(boxes.shape, dtype=torch.int64)
+
+
+def _half_away_from_zero(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """C's `round`.  torch's takes halves to even numbers; floor(x + 0.5) is wrong next to a half."""
+    whole = x.trunc()
+    return whole + ((x - whole).abs() >= 0.5) * x.sign()

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int64
 from minimaskrcnn_kernels.roi_align import roi_align, roi_align_backward
+from minimaskrcnn_kernels.roi_pool import roi_pool, roi_pool_backward
 from torch import Tensor
 
 from minimaskrcnn.ops.roi_align import pool_by_torch
+from minimaskrcnn.ops.roi_pool import roi_pool_by_torch
 from minimaskrcnn.ops.rois import Sampling, with_a_cell
 
 
@@ -34,6 +36,17 @@ def pool_by_triton(
         features, boxes.float(), image_index, scales, areas, height, width, max(ratio, 0), aligned, quantise,
         mode == "max",
     )[0]  # fmt: skip
+
+
+def roi_pool_by_triton(
+    input: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    spatial_scale: float,
+    size: tuple[int, int],
+) -> Float[Tensor, "R C PH PW"]:
+    """`roi_pool` by the kernels; inputs as they have passed `check_pooling`."""
+    return roi_pool(input, boxes.float(), image_index, spatial_scale, *size)[0]
 
 
 def _save_roi_align(ctx, inputs, output):
@@ -61,3 +74,22 @@ def _roi_align_second_derivative(ctx, incoming):
 
 
 roi_align_backward.register_autograd(_roi_align_second_derivative, setup_context=_save_roi_align)
+
+
+def _save_roi_pool(ctx, inputs, output):
+    grad, _, feature, boxes, image_index, ctx.scale = inputs
+    ctx.save_for_backward(grad, feature, boxes, image_index)
+
+
+def _roi_pool_second_derivative(ctx, incoming):
+    grad, feature, boxes, image_index = ctx.saved_tensors
+    with torch.enable_grad():
+        grad, feature = grad.detach().requires_grad_(), feature.detach().requires_grad_()
+        out = roi_pool_by_torch(feature, boxes, image_index, ctx.scale, tuple(grad.shape[2:]))
+        (first,) = torch.autograd.grad(out, feature, grad, create_graph=True)
+    (d_grad,) = torch.autograd.grad(first, grad, incoming)
+    # Which cell is the largest does not change with the map, as far as derivatives can see.
+    return d_grad, *[None] * 5
+
+
+roi_pool_backward.register_autograd(_roi_pool_second_derivative, setup_context=_save_roi_pool)
