@@ -110,8 +110,8 @@ def test_gradients_of_the_maps_are_the_torch_paths(case, size, ratio, aligned, m
     assert_close(grad, torch.autograd.grad(expected, full, incoming.double())[0])
 
 
-@few
-@given(st.integers(0, 2**16), sizes, ratios, st.booleans(), modes, st.sampled_from([3, 40]))
+@settings(max_examples=10)
+@given(st.integers(0, 2**16), sizes, ratios, st.booleans(), modes, st.sampled_from([3, 20]))
 def test_gradients_of_the_boxes_are_the_torch_paths(seed, size, ratio, aligned, mode, channels):
     features = seeded(2, channels, 5, 6, seed=seed).to(DEVICE)
     a = off_the_grid(3, seed, 8.0).requires_grad_()
@@ -123,11 +123,11 @@ def test_gradients_of_the_boxes_are_the_torch_paths(seed, size, ratio, aligned, 
     assert_close(grads[0] / channels, grads[1] / channels)
 
 
-@few
+@settings(max_examples=8)
 @given(st.integers(0, 2**16), st.integers(1, 3), modes, st.booleans(), st.booleans())
 def test_multiscale_is_each_box_on_its_level(seed, levels, mode, aligned, deterministic):
-    maps = [seeded(2, 2, max(1, 11 >> i), max(1, 9 >> i), seed=i).to(DEVICE).requires_grad_() for i in range(levels)]
-    a, image = off_the_grid(5, seed, 40.0), torch.tensor([0, 1, 1, 0, 1], device=DEVICE)
+    maps = [seeded(2, 2, max(1, 9 >> i), max(1, 7 >> i), seed=i).to(DEVICE).requires_grad_() for i in range(levels)]
+    a, image = off_the_grid(3, seed, 40.0), torch.tensor([0, 1, 1], device=DEVICE)
     rule = {"canonical_size": 16.0, "canonical_level": 3, "sampling_ratio": 2, "aligned": aligned, "mode": mode}
     out = ops.multiscale_roi_align(maps, a, image, (2, 1), STRIDES[:levels], **rule, backend="triton")
     expected = reference.multiscale_roi_align(maps, a, image, (2, 1), STRIDES[:levels], **rule)
@@ -155,10 +155,10 @@ def test_levels_at_the_borders():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_half_precision_is_float32_rounded_once(dtype, deterministic):
-    features, a = seeded(1, 20, 6, 5).to(DEVICE, dtype), off_the_grid(5, 1, 5.0).requires_grad_()
+    features, a = seeded(1, 20, 5, 4).to(DEVICE, dtype), off_the_grid(3, 1, 5.0).requires_grad_()
     ours, full = features.clone().requires_grad_(), features.float().requires_grad_()
-    out = ops.roi_align(ours, [a], 3, 1.0, 2, backend="triton")
-    expected = ops.roi_align(full, [a], 3, 1.0, 2, backend="triton")
+    out = ops.roi_align(ours, [a], 2, 1.0, 2, backend="triton")
+    expected = ops.roi_align(full, [a], 2, 1.0, 2, backend="triton")
     assert out.dtype == dtype
     # Not equal: Triton's interpreter cuts to bfloat16 where a GPU rounds.
     assert_close(out, expected.to(dtype))

@@ -185,7 +185,6 @@ def _roi_warp(sizes: Sizes) -> Case:
         inputs=lambda random: _map_and_rois(sizes, stride, torch.float32, random),
         ours=ours,
         read=lambda tensors: _bytes_sampled(ours, tensors, 1),
-        boxes=1,
     )
 
 
