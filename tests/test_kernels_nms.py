@@ -83,6 +83,7 @@ def test_one_group_that_ends_at_the_border_of_a_tile(count):
     "lengths",
     [
         [64, 64],
+        [63, 66],
         [63, 1, 65],
         [1, 63, 2],
         [10, 20, 5, 29],
