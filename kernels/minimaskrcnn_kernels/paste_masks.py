@@ -2,15 +2,15 @@
 
 Pad a mask by one pixel, grow its box by (m + 2) / m about the centre, cut the corners to integers towards zero,
 first and last: pixel i of first..last lies at s(i) = (i - first + 0.5) · (m + 2) / (last - first + 1) - 0.5 of the
-padded mask, s clamped to 0..m + 1, and takes the bilinear value there.  The padding is never stored: a sample
-outside of [m, m] loads as 0.
+padded mask, but not before its first sample, and takes the bilinear value there.  The padding is never stored: a
+sample outside of [m, m] loads as 0.
 
 One program computes every k-th tile of ROWS × COLUMNS pixels of one box, as far as it lies in the picture; the grid
 is (masks, k).  How many tiles a box has is known on the device alone: no host sync.
 
-Bytes moved: n · h · w elements written once, by the fill with zeros, and the boxes' areas once more.  Zeros from this
-kernel would save the latter, but runs of pixels that are wide enough for that meet boxes far oftener than pixels do:
-a computed pixel takes 64 instructions on sm_90, and a byte is written in the time of about 8.
+Bytes moved: n · h · w elements written once, by the fill with zeros, and the boxes' areas once more.  One kernel that
+wrote the picture in long runs would save the latter, but compute on all of each run that meets a box.  A computed
+pixel takes some 60 instructions on sm_90; in the time that memory takes for a byte, an H200 has lanes for 7.
 
 A box with a grown corner that is not finite or not below 2**30 in magnitude gives an empty mask.  Source positions
 are float32: off by at most (m + 2) · 2**-22 samples.  No gradient.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 # Programs of all masks together, at least; a few times what a GPU runs at once, since most boxes are small.
 PROGRAMS = 8192
-# 4 pixels a lane: 40 registers; 8 pixels spill on sm_90.
+# 4 pixels a lane: at most 50 registers.  With 8, float16 spills on sm_90.
 ROWS, COLUMNS = 8, 64
 HUGE = tl.constexpr(2.0**30)
 
@@ -45,8 +45,8 @@ def _span(boxes_ptr, box, axis: tl.constexpr, factor):
 def _source(pixel, first, last, m: tl.constexpr):
     """The sample of [m, m] before each pixel, from -1 (padding) to m, and the weight of the one after it."""
     scale = tl.div_rn(tl.full([], m + 2, tl.float32), (last - first + 1).to(tl.float32))
-    source = ((pixel - first).to(tl.float32) + 0.5) * scale - 0.5
-    source = tl.minimum(tl.maximum(source, 0.0), m + 1.0)
+    # Above m + 1 a clamp would change nothing: there is padding on both sides.
+    source = tl.maximum(((pixel - first).to(tl.float32) + 0.5) * scale - 0.5, 0.0)
     before = source.to(tl.int32)
     return before - 1, source - before.to(tl.float32)
 
