@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minimaskrcnn.ops import box_iou
+from minimaskrcnn.ops import match_boxes
 
 
 class Matches(NamedTuple):
@@ -53,16 +53,13 @@ def match(
     none goes without (Faster R-CNN, section 3.1.2, condition i); a ground truth that no box touches takes none.
     An image without ground truth makes all its boxes negative.
     """
-    iou = box_iou(gt_boxes, boxes)  # [B, G, K]
-    iou = torch.where(gt_valid[:, :, None] & valid[:, None, :], iou, -1.0)
-    best, index = iou.max(dim=1)
-    positive = best >= positive_iou
+    best = match_boxes(gt_boxes, gt_valid, boxes, valid)
+    positive = best.iou >= positive_iou
     if allow_low_quality:
-        highest = iou.amax(dim=2, keepdim=True)
-        positive = positive | ((iou == highest) & (highest > 0)).any(dim=1)
-    negative = (best < negative_iou) & ~positive
+        positive = positive | best.best_for_gt
+    negative = (best.iou < negative_iou) & ~positive
     label = torch.where(positive, 1, torch.where(negative, 0, -1))
-    return Matches(index, torch.where(valid, label, -1))
+    return Matches(best.index, torch.where(valid, label, -1))
 
 
 def sampling_keys(shape: tuple[int, int], device: torch.device, generator: torch.Generator | None) -> Tensor:

@@ -9,6 +9,7 @@ from minimaskrcnn.ops.boxes import (
     remove_small_boxes,
 )
 from minimaskrcnn.ops.crop import crop_masks
+from minimaskrcnn.ops.match_boxes import MatchedBoxes, match_boxes
 from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
 from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
 from minimaskrcnn.ops.roi_align import fpn_levels, multiscale_roi_align, roi_align
@@ -16,6 +17,7 @@ from minimaskrcnn.ops.roi_pool import roi_pool
 from minimaskrcnn.ops.roi_warp import roi_warp
 
 __all__ = [
+    "MatchedBoxes",
     "batched_nms",
     "box_area",
     "box_convert",
@@ -24,6 +26,7 @@ __all__ = [
     "crop_masks",
     "fpn_levels",
     "masks_to_boxes",
+    "match_boxes",
     "multiscale_roi_align",
     "nms",
     "nms_padded",
