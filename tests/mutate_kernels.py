@@ -89,6 +89,48 @@ MUTATIONS = [
     Mutation("roi_pool.py", "winner >= 0, sem", "winner >= -1, sem"),
     Mutation("roi_pool.py", "(y * width + x)[:, None]", "(y * height + x)[:, None]"),
     Mutation("roi_pool.py", "tl.div_rn(low - first, size)) - 1", "tl.div_rn(low - first, size)) + 1"),
+    Mutation("roi_pool.py", "out += channels", "out += BLOCK_C"),
+    Mutation("roi_pool.py", "total += tl.where(won", "total = tl.where(won"),
+    # NMS
+    Mutation("nms.py", "boxes_ptr + row * 4 + 1)", "boxes_ptr + row * 4)"),
+    Mutation("nms.py", "image.to(tl.int64) * N, tl.cdiv(N, TILE)", "image.to(tl.int64) * TILE, tl.cdiv(N, TILE)"),
+    Mutation("nms.py", "if last_group < tl.load", "if last_group <= tl.load"),
+    Mutation("nms.py", "tl.minimum(i, N - 1)", "i"),
+    Mutation("nms.py", "bits |= hit", "bits = hit"),
+    Mutation("nms.py", "- tl.maximum(ax1, bx1), 0.0)", "- tl.maximum(ax1, bx1), -1e30)"),
+    Mutation("nms.py", "tl.div_rn(inter, a_area + b_area - inter)", "inter * (1 / (a_area + b_area - inter))"),
+    Mutation("nms.py", "(iou > threshold)", "(iou >= threshold)"),
+    Mutation("nms.py", "a_group[None, :] == b_group[:, None]", "a_group[None, :] <= b_group[:, None]"),
+    Mutation("nms.py", "(i[None, :] < j[:, None])", "(i[None, :] <= j[:, None])"),
+    Mutation("nms.py", "<< lanes[:, None]", "<< (lanes[:, None] % 32)"),
+    Mutation("nms.py", "(base + i) * words + word", "(base + i) * TILE + word"),
+    Mutation("nms.py", "(row == 0) | (group != before)", "(group != before)"),
+    Mutation("nms.py", "first + 1 + tl.sum(reached", "first + tl.sum(reached"),
+    Mutation("nms.py", "(row >= start) &", ""),
+    Mutation("nms.py", "((group == last) | (tile == first))", "(tile >= first)"),
+    Mutation("nms.py", "<< lane, 0) & ~gone", "<< lane, 0)"),
+    Mutation("nms.py", "kept = candidates & ~tl.reduce", "kept = kept & ~tl.reduce"),
+    Mutation("nms.py", "& (reached & (word > tile))[None, :]", "& (word > tile)[None, :]"),
+    Mutation("nms.py", "found |= tl.load", "found = tl.load"),
+    Mutation("nms.py", "removed |= tl.reduce", "removed = tl.reduce"),
+    # Pasting
+    Mutation("paste_masks.py", "boxes_ptr + box * 4 + axis)", "boxes_ptr + box * 4)"),
+    Mutation("paste_masks.py", "* 0.5 * factor", "* 0.5"),
+    Mutation("paste_masks.py", "(tl.abs(first) < HUGE)", "(tl.abs(first) <= HUGE)"),
+    Mutation("paste_masks.py", "tl.where(sane, first, -1.0)", "tl.where(sane, first, 0.0)"),
+    Mutation("paste_masks.py", "(last - first + 1).to", "(last - first).to"),
+    Mutation("paste_masks.py", "+ 0.5) * scale - 0.5", "+ 0.5) * scale"),
+    Mutation("paste_masks.py", "scale - 0.5, 0.0)", "scale - 0.5, -1.0)"),
+    Mutation("paste_masks.py", "return before - 1,", "return before,"),
+    Mutation("paste_masks.py", "(row < m)", "(row <= m)"),
+    Mutation("paste_masks.py", "tl.maximum(y1, 0)", "y1"),
+    Mutation("paste_masks.py", "tl.minimum(x2 + 1, width)", "tl.minimum(x2, width)"),
+    Mutation("paste_masks.py", "tl.num_programs(1))", "tl.num_programs(1) + 1)"),
+    Mutation("paste_masks.py", "box * (m * m)", "box * m"),
+    Mutation("paste_masks.py", "_sample(mask_ptr, row + 1, column, inside", "_sample(mask_ptr, row, column, inside"),
+    Mutation("paste_masks.py", "values > threshold", "values >= threshold"),
+    Mutation("paste_masks.py", "(box * height + rows) * width", "(box * width + rows) * width"),
+    Mutation("paste_masks.py", "tl.program_id(0).to(tl.int64)", "tl.program_id(0)"),
 ]  # fmt: skip
 
 
@@ -107,7 +149,9 @@ def survives(mutation: Mutation) -> bool:
         paths = [str(tree / name) for name in ("", "kernels", "lessons", "tests")]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow and not unhooked and not aot"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        done = subprocess.run([*command, mutation.tests], cwd=tree, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [*command, mutation.tests], cwd=tree, env=environment, capture_output=True, check=False
+        )
     return done.returncode == 0
 
 

@@ -1,6 +1,8 @@
-"""Every kernel of the RoI operations, compiled ahead of time as its launcher would launch it on a GPU."""
+"""Every kernel, compiled ahead of time as its launcher would launch it on a GPU; what holds of all launches."""
 
 from collections import Counter
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -8,12 +10,18 @@ import torch
 pytest.importorskip("triton")
 
 from minimaskrcnn_kernels import aot
-from minimaskrcnn_kernels.report import pooling, whole_cells
+from minimaskrcnn_kernels.report import pasting, pooling, suppression, whole_cells
 
 pytestmark = pytest.mark.aot
 
 # Loads narrower than 8 bytes: the four coordinates of a box, and where boxes are looked through, theirs.
-NARROW = {"roi_align_kernel": 4, "boxes_kernel": 4, "roi_pool_kernel": 4, "scatter_kernel": 4, "gather_kernel": 20}
+NARROW = {
+    "roi_align_kernel": 4,
+    "boxes_kernel": 4,
+    "roi_pool_kernel": 4,
+    "scatter_kernel": 4,
+    "gather_kernel": 20,
+}
 
 
 def kernels(found: list[aot.Launch]) -> list[str]:
@@ -90,6 +98,28 @@ def test_sizes_of_one_which_triton_takes_for_constants(target, maximum):
         assert aot.resources(aot.compile_launch(launch, target)).spills == 0
     for launch in whole_cells(target, torch.float32, channels=1, side=1, bins=1, count=1):
         assert aot.resources(aot.compile_launch(launch, target)).spills == 0
+
+
+def test_every_launch_is_made_on_the_device_of_its_tensors():
+    guarded, launched = [], []
+
+    @contextmanager
+    def guard(tensor):
+        guarded.append(tensor)
+        yield
+        guarded.pop()
+
+    def specialise(kernel, args, named):
+        launched.append(kernel.__name__)
+        assert guarded, kernel
+
+    with patch("torch.cuda.device_of", guard), patch.object(aot, "_specialise", specialise):
+        for launches in (pooling, whole_cells):
+            launches("sm_90", torch.float32)
+        suppression("sm_90")
+        pasting("sm_90", torch.float32)
+    # RoIAlign's two backward passes each launch the boxes' kernel.
+    assert len(launched) == 5 + 3 + 2 + 1
 
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])

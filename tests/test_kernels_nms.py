@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import torchvision
 from strategies import padded_candidates
+from test_ops_nms import of_torchvision, ranked
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
@@ -19,6 +20,7 @@ pytest.importorskip("triton", reason="kernels need triton")
 
 from minimaskrcnn_kernels import aot
 from minimaskrcnn_kernels.nms import MAX_ROWS, TILE, nms_keep
+from minimaskrcnn_kernels.report import suppression
 
 thresholds = st.sampled_from([0.0, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1.0])
 
@@ -244,18 +246,23 @@ def test_parity_with_torchvision(threshold):
     assert torch.equal(ours, peer.batched_nms(a, score, group, threshold))
 
 
-def launches(count):
-    """The two launches for one image of so many boxes."""
-    a, group = torch.zeros(1, count, 4), torch.zeros(1, count, dtype=torch.int64)
-    return aot.record(lambda: nms_keep(a, group, group == 0, 0.5))
+@pytest.mark.slow
+@settings(max_examples=3000)
+@given(ranked())
+def test_a_sweep_against_torchvision(case):
+    a, score, group, threshold = case
+    kept, grouped = of_torchvision(*case)
+    assert torch.equal(by_kernels(ops.nms, a, score, threshold), kept)
+    assert torch.equal(by_kernels(ops.batched_nms, a, score, group, threshold), grouped)
 
 
 @pytest.mark.aot
 @pytest.mark.parametrize("target", aot.TARGETS)
 @pytest.mark.parametrize("count", [50, 1000, 5000, 10_001, 20_000, 40_000, MAX_ROWS])
 def test_compiles_for_every_target_without_a_spill(count, target):
-    hits, walk = launches(count)
-    for launch in (hits, walk):
+    found = suppression(target, count)
+    assert [launch.kernel.__name__ for launch in found] == ["_hits_kernel", "_walk_kernel"]
+    for launch in found:
         compiled = aot.compile_launch(launch, target)
         used = aot.resources(compiled)
         # On AMD some masks are parked in lanes of a vector register, which is no access to memory.
@@ -268,7 +275,7 @@ def test_compiles_for_every_target_without_a_spill(count, target):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_nvidia_rounds_each_operation_once_and_flushes_nothing(target):
     # Without ".rn" the assembler may fuse; ".ftz" flushes denormals; ".approx" and ".full" are not IEEE division.
-    text = aot.compile_launch(launches(1000)[0], target).asm["ptx"]
+    text = aot.compile_launch(suppression(target)[0], target).asm["ptx"]
     used = set(re.findall(r"\b(?:[a-z]\w*\.)+f32\b", text)) - {"reg.f32", "param.f32"}
     assert used == {
         "add.rn.f32",
@@ -283,7 +290,7 @@ def test_nvidia_rounds_each_operation_once_and_flushes_nothing(target):
 
 @pytest.mark.aot
 def test_amd_rounds_each_operation_once_and_flushes_nothing():
-    compiled = aot.compile_launch(launches(1000)[0], "gfx942")
+    compiled = aot.compile_launch(suppression("gfx942")[0], "gfx942")
     # The intermediate text: no flag allows a fusion or an approximation, and nothing is fused already.
     operations = set(re.findall(r"= (f(?:add|sub|mul|div)(?: \w+)*?) (?:<|float)", compiled.asm["llir"]))
     assert operations == {"fadd", "fsub", "fmul", "fdiv"}
@@ -299,7 +306,7 @@ def test_amd_rounds_each_operation_once_and_flushes_nothing():
 
 @pytest.mark.aot
 def test_products_of_sizes_are_64_bits():
-    for launch in launches(1000):
+    for launch in suppression("sm_90"):
         text = aot.compile_launch(launch, "sm_90").asm["ttir"]
         products = re.findall(r"arith\.muli (%\w+), (%\w+) : (\S+)", text)
         assert any("64" in kind for *_, kind in products)

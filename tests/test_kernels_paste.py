@@ -233,7 +233,10 @@ def test_the_registration_is_complete(n, threshold):
 
 @pytest.mark.unhooked
 def test_it_compiles_as_one_graph():
-    masks, a = probs(2, 3, dtype=torch.float32).to(DEVICE), torch.tensor([[1.0, 1, 7, 8], [-2, 3, 5, 6]]).to(DEVICE)
+    masks, a = (
+        probs(2, 3, dtype=torch.float32).to(DEVICE),
+        torch.tensor([[1.0, 1, 7, 8], [-2, 3, 5, 6]]).to(DEVICE),
+    )
 
     def paste(masks: Tensor, a: Tensor) -> Tensor:
         return ops.paste_masks(masks * 0.5, a, (9, 10), None, backend="triton") + 1
@@ -265,17 +268,32 @@ def test_parity_with_torchvision():
     assert_close(kernel(masks, a, (90, 110)), peer(masks[:, None], a, (90, 110))[:, 0])
 
 
+@pytest.mark.slow
+@given(boxes(max_count=3, min_count=1), st.sampled_from([1, 3, 28]), image_sizes, st.integers(0, 99))
+@settings(max_examples=3000)
+def test_a_sweep_against_torchvision(a, m, image_size, seed):
+    peer = torchvision().models.detection.roi_heads.paste_masks_in_image
+    masks = probs(len(a), m, seed, torch.float32)
+    # torchvision raises for a box without a pixel in the picture.
+    seen = ops.paste_masks(torch.ones_like(masks), a, image_size, -1.0, backend="torch").flatten(1).any(1)
+    if not seen.any():
+        return
+    expected = peer(masks[seen][:, None], a[seen], image_size)[:, 0]
+    assert_close(ops.paste_masks(masks[seen], a[seen], image_size, None, backend="torch"), expected)
+    assert_close(kernel(masks[seen], a[seen], image_size), expected)
+
+
 @pytest.mark.aot
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_it_compiles_ahead_of_time_without_spills(dtype, threshold, target):
     from minimaskrcnn_kernels import aot
+    from minimaskrcnn_kernels.report import pasting
 
-    masks, a = torch.rand(3, 28, 28, dtype=dtype), torch.rand(3, 4)
-    (launch,) = aot.record(lambda: kernel_module().paste_masks(masks, a, 800, 1333, threshold))
+    (launch,) = pasting(target, dtype, threshold)
     found = aot.resources(aot.compile_launch(launch, target))
     # 65536 registers hold 8 such programs of 128 lanes.
     assert found.spills == 0 and found.shared == 0 and found.registers <= 64
     # Neighbouring lanes write neighbouring pixels; a box may begin at any, so none can be written together.
-    assert set(found.stores) == {1 if threshold is not None else masks.element_size()}
+    assert set(found.stores) == {1 if threshold is not None else dtype.itemsize}

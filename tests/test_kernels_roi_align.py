@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from parity import assert_close, torchvision
 from strategies import boxes, feature_maps, integers
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
@@ -48,6 +50,20 @@ def off_the_grid(count: int, seed: int, extent: float) -> Tensor:
     return torch.cat([corner, corner + extent * torch.rand(count, 2, generator=random)], 1).to(DEVICE)
 
 
+class Allocated(TorchDispatchMode):
+    """How many bytes torch's operations have returned in memory of their own."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        own = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in own:
+                self.bytes += t.untyped_storage().nbytes()
+        return out
+
+
 @pytest.fixture
 def poisoned():
     """Memory that is not initialised holds NaN, and backward passes are deterministic."""
@@ -71,7 +87,9 @@ def test_forward_is_the_definition(case, size, scale, ratio, aligned, mode):
 def test_roi_warp_is_its_definition(case, size, scale, ratio, mode):
     features, rois = case
     expected = reference.roi_warp(features, rois, size, scale, ratio, mode)
-    assert_close(ops.roi_warp(features, rois, size, scale, ratio, mode=mode, backend="triton").cpu(), expected)
+    assert_close(
+        ops.roi_warp(features, rois, size, scale, ratio, mode=mode, backend="triton").cpu(), expected
+    )
 
 
 @few
@@ -118,7 +136,9 @@ def test_gradients_of_the_boxes_are_the_torch_paths(seed, size, ratio, aligned, 
     image = torch.tensor([0, 1, 1], device=DEVICE)
     grads = []
     for backend in ("triton", "torch"):
-        out = ops.roi_align(features, with_images(a, image), size, 0.7, ratio, aligned, mode=mode, backend=backend)
+        out = ops.roi_align(
+            features, with_images(a, image), size, 0.7, ratio, aligned, mode=mode, backend=backend
+        )
         grads.append(torch.autograd.grad(out, a, seeded(*out.shape).to(DEVICE))[0])
     assert_close(grads[0] / channels, grads[1] / channels)
 
@@ -126,9 +146,18 @@ def test_gradients_of_the_boxes_are_the_torch_paths(seed, size, ratio, aligned, 
 @settings(max_examples=8)
 @given(st.integers(0, 2**16), st.integers(1, 3), modes, st.booleans(), st.booleans())
 def test_multiscale_is_each_box_on_its_level(seed, levels, mode, aligned, deterministic):
-    maps = [seeded(2, 2, max(1, 9 >> i), max(1, 7 >> i), seed=i).to(DEVICE).requires_grad_() for i in range(levels)]
+    maps = [
+        seeded(2, 2, max(1, 9 >> i), max(1, 7 >> i), seed=i).to(DEVICE).requires_grad_()
+        for i in range(levels)
+    ]
     a, image = off_the_grid(3, seed, 40.0), torch.tensor([0, 1, 1], device=DEVICE)
-    rule = {"canonical_size": 16.0, "canonical_level": 3, "sampling_ratio": 2, "aligned": aligned, "mode": mode}
+    rule = {
+        "canonical_size": 16.0,
+        "canonical_level": 3,
+        "sampling_ratio": 2,
+        "aligned": aligned,
+        "mode": mode,
+    }
     out = ops.multiscale_roi_align(maps, a, image, (2, 1), STRIDES[:levels], **rule, backend="triton")
     expected = reference.multiscale_roi_align(maps, a, image, (2, 1), STRIDES[:levels], **rule)
     assert_close(out.cpu(), expected)
@@ -209,6 +238,24 @@ def test_more_boxes_than_a_program_looks_at_at_once(poisoned):
         (grad,) = torch.autograd.grad(out, features, torch.ones_like(out))
     by_torch = ops.roi_align(features, with_images(a, image), 2, 1.0, 1, backend="torch")
     assert_close(grad, torch.autograd.grad(by_torch, features, torch.ones_like(out))[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_deterministic_backward_needs_at_most_twice_the_memory(dtype):
+    from minimaskrcnn_kernels import rois
+    from minimaskrcnn_kernels.roi_align_gather import gather
+    from minimaskrcnn_kernels.roi_align_scatter import scatter
+
+    maps = [torch.zeros(2, 32, 40 >> i, 40 >> i, dtype=dtype, device=DEVICE) for i in range(3)]
+    a, image = torch.zeros(50, 4, device=DEVICE), torch.zeros(50, dtype=torch.int64, device=DEVICE)
+    pooled = rois.pooling(maps, a, image, [0.25, 0.125, 0.0625], [0.0, 9.0, 99.0], 2, False, False, False)
+    grad = torch.zeros(50, 7, 7, 32, dtype=dtype, device=DEVICE)
+    # Without the kernels: what is allocated does not depend on values.
+    with patch("minimaskrcnn_kernels.roi_align_gather.gather_kernel"), Allocated() as deterministic:
+        gather(grad, grad, pooled)
+    with patch("minimaskrcnn_kernels.roi_align_scatter.scatter_kernel"), Allocated() as atomic:
+        scatter(grad, grad, pooled)
+    assert sum(m.numel() * m.element_size() for m in maps) <= deterministic.bytes <= 2 * atomic.bytes
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from devices import DEVICE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import assert_close, torchvision
 from strategies import boxes
@@ -68,7 +68,9 @@ def test_what_is_not_valid_may_be_anything(case, seed):
 
 
 def test_boxes_that_are_not_finite_and_pairs_without_union_have_iou_0():
-    gt = torch.tensor([[[0.0, 0, 0, 0], [math.nan, 0, 4, 4], [0, 0, math.inf, 4], [0, 0, 4, 4]]], device=DEVICE)
+    gt = torch.tensor(
+        [[[0.0, 0, 0, 0], [math.nan, 0, 4, 4], [0, 0, math.inf, 4], [0, 0, 4, 4]]], device=DEVICE
+    )
     a = torch.tensor([[[0.0, 0, 0, 0], [math.nan, 0, 4, 4], [0, 0, math.inf, 4], [0, 0, 4, 4], [1, 1, 1, 1]]])
     true = torch.ones(1, 5, dtype=torch.bool, device=DEVICE)
     found = ops.match_boxes(gt, true[:, :4], a.to(DEVICE), true)
@@ -104,6 +106,11 @@ def test_matches_are_torchvisions(case, thresholds):
         low, between = found.iou[0] < negative, (found.iou[0] >= negative) & (found.iou[0] < positive)
         ours = torch.where(low, -1, torch.where(between, -2, found.index[0]))
         assert torch.equal(ours, expected)
+
+
+@pytest.mark.slow
+def test_matches_are_torchvisions_at_length():
+    settings(max_examples=3000)(test_matches_are_torchvisions)()
 
 
 def test_no_gradient():
@@ -148,7 +155,9 @@ def test_errors_say_what_was_expected():
     for wrong in shapes:
         with pytest.raises(ValueError, match=r"expected \[B,G,4\], \[B,G\], \[B,K,4\] and \[B,K\]"):
             ops.match_boxes(*wrong)
-    with pytest.raises(TypeError, match=r"gt_boxes torch.int64, boxes torch.float32: expected floating point"):
+    with pytest.raises(
+        TypeError, match=r"gt_boxes torch.int64, boxes torch.float32: expected floating point"
+    ):
         ops.match_boxes(gt.long(), gt_valid, a, valid)
     with pytest.raises(TypeError, match=r"gt_valid torch.float32, valid torch.bool: expected bool"):
         ops.match_boxes(gt, gt_valid.float(), a, valid)
@@ -163,7 +172,9 @@ def test_compiles_into_one_graph(dynamic):
     a = torch.cat([corner, corner + 3], 2).to(DEVICE)
     valid = torch.arange(12, device=DEVICE).expand(2, 12) < 10
     arguments = (a[:, :4] + 1, valid[:, :4], a, valid)
-    compiled = torch.compile(ops.match_boxes, fullgraph=True, backend="aot_eager", dynamic=dynamic)(*arguments)
+    compiled = torch.compile(ops.match_boxes, fullgraph=True, backend="aot_eager", dynamic=dynamic)(
+        *arguments
+    )
     for got, want in zip(compiled, ops.match_boxes(*arguments)):
         assert torch.equal(got, want)
 

@@ -4,7 +4,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import torchvision
 from strategies import boxes, integers, padded_candidates, scores
@@ -198,6 +198,44 @@ def test_errors_show_the_shapes_and_the_threshold():
     for threshold in (-0.1, float("nan")):
         with pytest.raises(ValueError, match=f"iou_threshold {threshold}"):
             ops.nms(a[0], score[0], threshold)
+    with pytest.raises(ValueError, match="max_keep -1: expected at least 0"):
+        ops.nms_padded(a, score, group, valid, 0.5, -1)
+    with pytest.raises(ValueError, match=r"\['cpu', 'meta'\]: expected one device"):
+        ops.nms_padded(a, score, group.to("meta"), valid, 0.5, 3)
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_errors_show_the_dtypes(backend):
+    pytest.importorskip("triton")
+    a, score = torch.zeros(1, 3, 4), torch.zeros(1, 3)
+    group, valid = torch.zeros(1, 3, dtype=torch.int64), score > 0
+    for args in [
+        (a.long(), score, group, valid),
+        (a, score.bool(), group, valid),
+        (a, score, group.float(), valid),
+        (a, score, group, valid.long()),
+    ]:
+        kinds = ", ".join(str(t.dtype) for t in args)
+        with pytest.raises(
+            TypeError, match=f"boxes, scores, groups, valid {kinds}: expected floating point boxes"
+        ):
+            ops.nms_padded(*args, 0.5, 3, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_boxes_are_compared_in_float32(dtype):
+    # 3 × 1 boxes one apart, and some of 2^10 and more cells, whose areas half precision does not have.
+    a = torch.tensor([[0.0, 0, 3, 1], [1, 0, 4, 1], [0, 0, 1024, 1024], [8, 8, 1024, 1024]]).to(dtype)
+    score = torch.tensor([0.9, 0.8, 0.7, 0.6]).to(dtype)
+    assert ops.nms(a, score, 0.5).tolist() == [0, 1, 2]
+    assert ops.nms(a, score, 0.4).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+def test_groups_of_any_integer_type(dtype):
+    a = torch.tensor([[0.0, 0, 4, 4]] * 3)
+    assert ops.batched_nms(a, torch.ones(3), torch.tensor([1, 2, 1], dtype=dtype), 0.5).tolist() == [0, 1]
 
 
 @pytest.mark.unhooked
@@ -219,6 +257,35 @@ def test_compiles_into_one_graph():
 def test_opcheck():
     group, alive = torch.zeros(2, 6, dtype=torch.int64), torch.rand(2, 6) > 0.2
     torch.library.opcheck(_keep_in_torch, (torch.rand(2, 6, 4).cumsum(-1), group, alive, 0.5))
+
+
+@st.composite
+def ranked(draw):
+    """Candidates with distinct scores, since torchvision's sort is not stable, and a threshold."""
+    a, _, group = draw(candidates())
+    order = draw(st.permutations(range(len(a))))
+    return a, torch.tensor(order, dtype=torch.float32) / 16, group, draw(thresholds)
+
+
+def of_torchvision(a, score, group, threshold):
+    """What torchvision keeps of all boxes, and within groups: one by one, since its batched_nms rounds."""
+    peer = torchvision().ops
+    each = [
+        (rows := (group == k).nonzero()[:, 0])[peer.nms(a[rows], score[rows], threshold)] for k in range(3)
+    ]
+    grouped = torch.cat(each)
+    return peer.nms(a, score, threshold), grouped[score[grouped].argsort(descending=True)]
+
+
+@pytest.mark.slow
+@settings(max_examples=3000)
+@given(ranked(), paths)
+def test_a_sweep_against_torchvision(case, way):
+    a, score, group, threshold = case
+    kept, grouped = of_torchvision(*case)
+    with path(way):
+        assert torch.equal(ops.nms(a, score, threshold), kept)
+        assert torch.equal(ops.batched_nms(a, score, group, threshold), grouped)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -115,6 +115,21 @@ def test_errors_show_the_shapes():
             ops.paste_masks_rle(masks, a, (5, 6))
 
 
+@pytest.mark.unhooked
+@pytest.mark.parametrize("paste", [ops.paste_masks, ops.paste_masks_rle])
+def test_errors_show_dtypes_devices_and_sizes(paste):
+    masks, a = torch.zeros(2, 3, 3), torch.zeros(2, 4)
+    with pytest.raises(TypeError, match=r"masks torch.bool, boxes torch.float32: expected floating point"):
+        paste(masks.bool(), a, (5, 6))
+    with pytest.raises(TypeError, match=r"masks torch.float32, boxes torch.int64: expected floating point"):
+        paste(masks, a.long(), (5, 6))
+    with pytest.raises(ValueError, match="masks on cpu, boxes on meta: expected one device"):
+        paste(masks, a.to("meta"), (5, 6))
+    for size in ((-1, 6), (5, -6)):
+        with pytest.raises(ValueError, match=r"image_size \(-?\d, -?\d\): expected"):
+            paste(masks, a, size)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_parity_with_torchvision(dtype):
     peer = torchvision().models.detection.roi_heads.paste_masks_in_image

@@ -4,7 +4,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import TOLERANCE, assert_close, torchvision
 from strategies import boxes, pooling_cases
@@ -364,6 +364,11 @@ def test_parity_with_torchvision(case, size, scale, ratio, aligned):
         out.backward(incoming)
         expected.backward(incoming)
         assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.slow
+def test_parity_with_torchvision_at_length():
+    settings(max_examples=3000)(test_parity_with_torchvision)()
 
 
 @pytest.mark.parametrize("aligned", [False])

@@ -134,6 +134,9 @@ def test_errors_of_the_numbers(op):
     for size in (0, -1, (0, 2), (2, 0)):
         with pytest.raises(ValueError, match="output_size"):
             op(features, a, size)
+    for size in (2.0, (2, 2.5), (2, 2, 2), "77"):
+        with pytest.raises(TypeError, match=r"output_size .*: expected an integer or two"):
+            op(features, a, size)
     for scale in (math.nan, math.inf):
         with pytest.raises(ValueError, match="expected finite"):
             op(features, a, 2, scale)

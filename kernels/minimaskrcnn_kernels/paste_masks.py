@@ -118,20 +118,21 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     if out.numel() == 0:
         return out
     tiles = triton.cdiv(height, ROWS) * triton.cdiv(width, COLUMNS)
-    _paste_kernel[(n, min(tiles, triton.cdiv(PROGRAMS, n)))](
-        masks_ptr=masks.contiguous(),
-        boxes_ptr=boxes.contiguous(),
-        out_ptr=out,
-        height=height,
-        width=width,
-        factor=(m + 2) / m,
-        threshold=threshold,
-        m=m,
-        BLOCK_ROWS=ROWS,
-        BLOCK_COLUMNS=COLUMNS,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    with torch.cuda.device_of(masks):
+        _paste_kernel[(n, min(tiles, triton.cdiv(PROGRAMS, n)))](
+            masks_ptr=masks.contiguous(),
+            boxes_ptr=boxes.contiguous(),
+            out_ptr=out,
+            height=height,
+            width=width,
+            factor=(m + 2) / m,
+            threshold=threshold,
+            m=m,
+            BLOCK_ROWS=ROWS,
+            BLOCK_COLUMNS=COLUMNS,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
     return out
 
 

@@ -10,6 +10,8 @@ from unittest.mock import patch
 import torch
 
 from minimaskrcnn_kernels import aot, rois
+from minimaskrcnn_kernels.nms import nms_keep
+from minimaskrcnn_kernels.paste_masks import paste_masks
 from minimaskrcnn_kernels.roi_align import roi_align, roi_align_backward
 from minimaskrcnn_kernels.roi_pool import roi_pool, roi_pool_backward
 
@@ -73,6 +75,18 @@ def whole_cells(
     return forward + launches(backward, target) + launches(backward, target, deterministic=True)
 
 
+def suppression(target: str, count: int = 1000) -> list[aot.Launch]:
+    """NMS of `count` boxes: hits, walk."""
+    boxes, groups = torch.empty(1, count, 4), torch.zeros(1, count, dtype=torch.int64)
+    return launches(lambda: nms_keep(boxes, groups, groups == 0, 0.5), target)
+
+
+def pasting(target: str, dtype: torch.dtype, threshold: float | None = 0.5) -> list[aot.Launch]:
+    """Pasting of 28 × 28 masks into a picture of 800 × 1333."""
+    masks, boxes = torch.empty(3, 28, 28, dtype=dtype), torch.empty(3, 4)
+    return launches(lambda: paste_masks(masks, boxes, 800, 1333, threshold), target)
+
+
 def main() -> None:
     """Print the table."""
     print("| kernel | dtype | target | registers | shared (bytes) | spills | loads | stores | atomics |")
@@ -80,8 +94,12 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         kind = str(dtype).removeprefix("torch.")
         for target in aot.TARGETS:
-            for launch in pooling(target, dtype) + whole_cells(target, dtype):
+            for launch in pooling(target, dtype) + whole_cells(target, dtype) + pasting(target, dtype):
                 _print_row(launch, kind, target)
+    for target in aot.TARGETS:
+        # 10,000 boxes: their walk holds the most registers of the sizes that people have.
+        for launch in suppression(target, 10_000):
+            _print_row(launch, "float32", target)
 
 
 def _print_row(launch: aot.Launch, kind: str, target: str) -> None:

@@ -182,17 +182,18 @@ def roi_align(
     winner = torch.empty(out.shape if maximum else 0, dtype=torch.int32, device=out.device)
     block = block_channels(channels, dtype.itemsize)
     if out.numel():
-        roi_align_kernel[(len(boxes) * bins_y, triton.cdiv(channels, block))](
-            features=pooled.maps,
-            image_ptr=pooled.image_index,
-            out_ptr=out,
-            winner_ptr=winner,
-            images=images,
-            bins_y=bins_y,
-            bins_x=bins_x,
-            BLOCK_C=block,
-            **pooled.arguments(),
-        )
+        with torch.cuda.device_of(out):
+            roi_align_kernel[(len(boxes) * bins_y, triton.cdiv(channels, block))](
+                features=pooled.maps,
+                image_ptr=pooled.image_index,
+                out_ptr=out,
+                winner_ptr=winner,
+                images=images,
+                bins_y=bins_y,
+                bins_x=bins_x,
+                BLOCK_C=block,
+                **pooled.arguments(),
+            )
     return out.permute(0, 3, 1, 2), winner.permute(0, 3, 1, 2) if maximum else winner
 
 

@@ -143,16 +143,17 @@ def box_gradient(grad: Tensor, winner: Tensor, pooled: Pooling) -> Tensor:
     if not grad.numel():
         return torch.zeros_like(pooled.boxes)
     out = pooled.boxes.new_empty(rois, bins_y, 4)
-    boxes_kernel[(rois * bins_y,)](
-        grad_ptr=grad,
-        winner_ptr=winner,
-        image_ptr=pooled.image_index,
-        features=pooled.maps,
-        out_ptr=out,
-        images=len(pooled.maps[0]),
-        bins_y=bins_y,
-        bins_x=bins_x,
-        BLOCK_C=block_channels(channels, pooled.maps[0].element_size()),
-        **pooled.arguments(),
-    )
+    with torch.cuda.device_of(grad):
+        boxes_kernel[(rois * bins_y,)](
+            grad_ptr=grad,
+            winner_ptr=winner,
+            image_ptr=pooled.image_index,
+            features=pooled.maps,
+            out_ptr=out,
+            images=len(pooled.maps[0]),
+            bins_y=bins_y,
+            bins_x=bins_x,
+            BLOCK_C=block_channels(channels, pooled.maps[0].element_size()),
+            **pooled.arguments(),
+        )
     return out.sum(1)

@@ -179,18 +179,19 @@ def gather(grad: Tensor, winner: Tensor, pooled: Pooling) -> list[Tensor]:
     for m in pooled.maps:
         firsts.append(firsts[-1] + images * m.shape[2] * triton.cdiv(m.shape[3], block_x))
     if firsts[-1] and channels:
-        gather_kernel[(firsts[-1], triton.cdiv(channels, block))](
-            grad_ptr=grad,
-            winner_ptr=winner,
-            order_ptr=order,
-            first_ptr=torch.searchsorted(image_index, torch.arange(images + 1, device=grad.device)),
-            outs=tuple(outs),
-            firsts=tuple(firsts[:-1]),
-            bins_y=grad.shape[1],
-            bins_x=grad.shape[2],
-            BLOCK_R=BLOCK_R,
-            BLOCK_X=block_x,
-            BLOCK_C=block,
-            **pooled._replace(boxes=pooled.boxes[order]).arguments(),
-        )
+        with torch.cuda.device_of(grad):
+            gather_kernel[(firsts[-1], triton.cdiv(channels, block))](
+                grad_ptr=grad,
+                winner_ptr=winner,
+                order_ptr=order,
+                first_ptr=torch.searchsorted(image_index, torch.arange(images + 1, device=grad.device)),
+                outs=tuple(outs),
+                firsts=tuple(firsts[:-1]),
+                bins_y=grad.shape[1],
+                bins_x=grad.shape[2],
+                BLOCK_R=BLOCK_R,
+                BLOCK_X=block_x,
+                BLOCK_C=block,
+                **pooled._replace(boxes=pooled.boxes[order]).arguments(),
+            )
     return outs

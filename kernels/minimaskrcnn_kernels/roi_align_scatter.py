@@ -109,15 +109,16 @@ def scatter(grad: Tensor, winner: Tensor, pooled: Pooling) -> list[Tensor]:
     like = {"dtype": torch.float32, "memory_format": torch.channels_last}
     outs = [torch.zeros_like(m, **like) for m in pooled.maps]
     if grad.numel():
-        scatter_kernel[(rois * bins_y, triton.cdiv(channels, block))](
-            grad_ptr=grad,
-            winner_ptr=winner,
-            image_ptr=pooled.image_index,
-            outs=tuple(outs),
-            images=len(pooled.maps[0]),
-            bins_y=bins_y,
-            bins_x=bins_x,
-            BLOCK_C=block,
-            **pooled.arguments(),
-        )
+        with torch.cuda.device_of(grad):
+            scatter_kernel[(rois * bins_y, triton.cdiv(channels, block))](
+                grad_ptr=grad,
+                winner_ptr=winner,
+                image_ptr=pooled.image_index,
+                outs=tuple(outs),
+                images=len(pooled.maps[0]),
+                bins_y=bins_y,
+                bins_x=bins_x,
+                BLOCK_C=block,
+                **pooled.arguments(),
+            )
     return [out.to(m.dtype) for out, m in zip(outs, pooled.maps)]

@@ -209,23 +209,24 @@ def roi_pool(
     winner = torch.empty_like(out, dtype=torch.int32)
     block = block_channels(channels, feature.element_size())
     if out.numel():
-        roi_pool_kernel[(len(boxes) * bins_y, triton.cdiv(channels, block))](
-            map_ptr=feature,
-            boxes_ptr=boxes.contiguous(),
-            image_ptr=image_index.contiguous(),
-            out_ptr=out,
-            winner_ptr=winner,
-            images=images,
-            height=height,
-            width=width,
-            channels=channels,
-            bins_y=bins_y,
-            bins_x=bins_x,
-            scale=scale,
-            BLOCK_C=block,
-            num_warps=1,
-            enable_fp_fusion=False,
-        )
+        with torch.cuda.device_of(out):
+            roi_pool_kernel[(len(boxes) * bins_y, triton.cdiv(channels, block))](
+                map_ptr=feature,
+                boxes_ptr=boxes.contiguous(),
+                image_ptr=image_index.contiguous(),
+                out_ptr=out,
+                winner_ptr=winner,
+                images=images,
+                height=height,
+                width=width,
+                channels=channels,
+                bins_y=bins_y,
+                bins_x=bins_x,
+                scale=scale,
+                BLOCK_C=block,
+                num_warps=1,
+                enable_fp_fusion=False,
+            )
     return out.permute(0, 3, 1, 2), winner.permute(0, 3, 1, 2)
 
 
@@ -247,18 +248,19 @@ def roi_pool_backward(
     out = torch.zeros_like(feature, dtype=torch.float32, memory_format=torch.channels_last)
     block = block_channels(channels, 4)
     if grad.numel():
-        scatter_kernel[(rois * bins_y * bins_x, triton.cdiv(channels, block))](
-            grad_ptr=grad,
-            winner_ptr=winner,
-            image_ptr=image_index.contiguous(),
-            out_ptr=out,
-            cells_per_image=feature.shape[2] * feature.shape[3],
-            channels=channels,
-            bins=bins_y * bins_x,
-            BLOCK_C=block,
-            num_warps=1,
-            enable_fp_fusion=False,
-        )
+        with torch.cuda.device_of(grad):
+            scatter_kernel[(rois * bins_y * bins_x, triton.cdiv(channels, block))](
+                grad_ptr=grad,
+                winner_ptr=winner,
+                image_ptr=image_index.contiguous(),
+                out_ptr=out,
+                cells_per_image=feature.shape[2] * feature.shape[3],
+                channels=channels,
+                bins=bins_y * bins_x,
+                BLOCK_C=block,
+                num_warps=1,
+                enable_fp_fusion=False,
+            )
     return out.to(feature.dtype)
 
 
@@ -275,25 +277,26 @@ def _gather(
     image_index, order = image_index.sort(stable=True)
     block = block_channels(channels, 4)
     if out.numel():
-        gather_kernel[(images * height * triton.cdiv(width, BLOCK_X), triton.cdiv(channels, block))](
-            grad_ptr=grad,
-            winner_ptr=winner,
-            boxes_ptr=boxes[order],
-            order_ptr=order,
-            first_ptr=torch.searchsorted(image_index, torch.arange(images + 1, device=grad.device)),
-            out_ptr=out,
-            height=height,
-            width=width,
-            channels=channels,
-            bins_y=grad.shape[1],
-            bins_x=grad.shape[2],
-            scale=scale,
-            BLOCK_R=BLOCK_R,
-            BLOCK_X=BLOCK_X,
-            BLOCK_C=block,
-            num_warps=1,
-            enable_fp_fusion=False,
-        )
+        with torch.cuda.device_of(grad):
+            gather_kernel[(images * height * triton.cdiv(width, BLOCK_X), triton.cdiv(channels, block))](
+                grad_ptr=grad,
+                winner_ptr=winner,
+                boxes_ptr=boxes[order],
+                order_ptr=order,
+                first_ptr=torch.searchsorted(image_index, torch.arange(images + 1, device=grad.device)),
+                out_ptr=out,
+                height=height,
+                width=width,
+                channels=channels,
+                bins_y=grad.shape[1],
+                bins_x=grad.shape[2],
+                scale=scale,
+                BLOCK_R=BLOCK_R,
+                BLOCK_X=BLOCK_X,
+                BLOCK_C=block,
+                num_warps=1,
+                enable_fp_fusion=False,
+            )
     return out
 
 

@@ -107,6 +107,8 @@ def _pooling(random: torch.Generator) -> list[Case]:
         pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
         return pool({str(i): level for i, level in enumerate(pyramid)}, [proposals], [(800, 1344)])
 
+    # torchvision reads contiguous maps in place and copies channels_last ones; it is given what it likes.
+    last = feature.contiguous(memory_format=torch.channels_last)
     name = "roi_align, 1000 boxes × 256 × 7 × 7, sampling 2"
     return [
         Case(
@@ -115,7 +117,22 @@ def _pooling(random: torch.Generator) -> list[Case]:
             lambda: _peer_ops().roi_align(feature, rois, (7, 7), 1.0, 2),
             4,
         ),
-        _backward(f"{name}: backward", feature, rois, random),
+        Case(
+            f"{name}: forward, channels_last",
+            lambda: ops.roi_align(last, rois, (7, 7), 1.0, 2),
+            lambda: _peer_ops().roi_align(feature, rois, (7, 7), 1.0, 2),
+            8,
+        ),
+        _backward(
+            f"{name}: backward", lambda peer, x: peer.roi_align(x, rois, (7, 7), 1.0, 2), feature, 8, random
+        ),
+        Case(
+            "roi_pool, 1000 boxes × 256 × 7 × 7: forward",
+            lambda: ops.roi_pool(feature, rois, (7, 7)),
+            lambda: _peer_ops().roi_pool(feature, rois, (7, 7)),
+            1,
+        ),
+        _backward("roi_pool: backward", lambda peer, x: peer.roi_pool(x, rois, (7, 7)), feature, 1, random),
         Case(
             "multiscale_roi_align, the same over 4 levels",
             lambda: ops.multiscale_roi_align(
@@ -126,22 +143,28 @@ def _pooling(random: torch.Generator) -> list[Case]:
     ]
 
 
-def _backward(name: str, feature: Tensor, rois: Tensor, random: torch.Generator) -> Case:
-    """Gradient with respect to the feature map; what comes in is contiguous, as torchvision's kernel likes it."""
+def _backward(
+    name: str,
+    pool: Callable[[ModuleType, Tensor], Tensor],
+    feature: Tensor,
+    goal: float,
+    random: torch.Generator,
+) -> Case:
+    """Gradient of `pool(ops, feature)` for the map; what comes in is contiguous, as torchvision's kernel likes it."""
     feature = feature.clone().requires_grad_()
     incoming = torch.randn(1000, 256, 7, 7, generator=random)
 
-    def of(align: Callable[..., Tensor]) -> Call:
+    def of(implementation: Callable[[], ModuleType]) -> Call:
         pooled: list[Tensor] = []
 
         def call() -> object:
             if not pooled:
-                pooled.append(align(feature, rois, (7, 7), 1.0, 2))
+                pooled.append(pool(implementation(), feature))
             return torch.autograd.grad(pooled[0], feature, incoming, retain_graph=True)
 
         return call
 
-    return Case(name, of(ops.roi_align), of(lambda *args: _peer_ops().roi_align(*args)), 6)
+    return Case(name, of(lambda: ops), of(_peer_ops), goal)
 
 
 def _suppression(random: torch.Generator) -> list[Case]:

@@ -2,8 +2,8 @@
 
 Contract, the same for every implementation: sort by score descending, stable, ties to the lower index; keep a box
 iff no kept earlier box of its group has IoU > threshold; a degenerate union gives IoU 0.  IoU is
-`inter / (area_a + area_b - inter)` in the boxes' precision (float32 or float64), compared with the threshold in
-double.  Groups are compared, never turned into an offset of the coordinates.
+`inter / (area_a + area_b - inter)` in float32 (float64 for float64 boxes), compared with the threshold in double.
+Groups are compared, never turned into an offset of the coordinates.
 
 Without a loop over boxes, and without a sync on a GPU, the definition is a fixed point: keep_j = no kept i before j
 hits j.  Iterated from "all kept" it settles the first box, then the second, ...: row by row in the worst case, a few
@@ -17,7 +17,7 @@ Left out: soft and weighted NMS.
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer, Real
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend, use_triton
@@ -29,22 +29,22 @@ BLOCK = 128
 
 def nms(
     boxes: Float[Tensor, "N 4"],
-    scores: Float[Tensor, "N"],
+    scores: Real[Tensor, "N"],
     iou_threshold: float,
     *,
     backend: Backend = "auto",
 ) -> Int64[Tensor, "K"]:
     """Indices of the kept boxes, by descending score.  One host sync: their number is data.
 
-    `backend` as in `nms_padded`.  Raises ValueError for shapes that do not match and for a negative threshold.
+    `backend` and errors as in `nms_padded`.
     """
     return batched_nms(boxes, scores, None, iou_threshold, backend=backend)
 
 
 def batched_nms(
     boxes: Float[Tensor, "N 4"],
-    scores: Float[Tensor, "N"],
-    idxs: Int64[Tensor, "N"] | None,
+    scores: Real[Tensor, "N"],
+    idxs: Integer[Tensor, "N"] | None,
     iou_threshold: float,
     *,
     backend: Backend = "auto",
@@ -58,8 +58,8 @@ def batched_nms(
 
 def nms_padded(
     boxes: Float[Tensor, "B N 4"],
-    scores: Float[Tensor, "B N"],
-    groups: Int64[Tensor, "B N"] | None,
+    scores: Real[Tensor, "B N"],
+    groups: Integer[Tensor, "B N"] | None,
     valid: Bool[Tensor, "B N"],
     iou_threshold: float,
     max_keep: int,
@@ -71,27 +71,40 @@ def nms_padded(
     `groups` None: all rows of an image are one group.  Rows that are not `valid` neither survive nor suppress.
     Beyond the survivors the index is 0 and the mask False.  No gradient.
 
-    `backend` as in `use_triton`; the kernels take float32 boxes and at most 2**17 of them an image, in N² / 8 bytes
-    of memory an image, and all else runs in torch.  Raises ValueError for shapes that do not match and for a
-    negative threshold.
+    Half-precision boxes are compared in float32.  `backend` as in `use_triton`; the kernels take boxes below float64
+    and at most 2**17 of them an image, in N² / 8 bytes of memory an image, and all else runs in torch.  Raises
+    ValueError for shapes and devices that do not match and for a negative number, TypeError for dtypes.
     """
-    given = [t for t in (boxes, scores, groups, valid) if t is not None]
-    if boxes.shape != (*scores.shape, 4) or any(t.shape != scores.shape for t in given[1:]):
-        shapes = ", ".join(str(tuple(t.shape)) for t in given)
-        raise ValueError(
-            f"boxes, scores, (groups,) valid {shapes}: expected [B,N,4] and for the others [B,N]"
-        )
+    _check_candidates(boxes, scores, groups, valid)
     if not iou_threshold >= 0:
         raise ValueError(f"iou_threshold {iou_threshold}: expected at least 0")
+    if max_keep < 0:
+        raise ValueError(f"max_keep {max_keep}: expected at least 0")
+    boxes = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
     threshold = _rounded_down(iou_threshold, boxes.dtype)
     order = scores.detach().argsort(dim=1, descending=True, stable=True)
-    boxes, alive = boxes.detach().take_along_dim(order[..., None], 1), valid.gather(1, order)
-    groups = groups if groups is None else groups.gather(1, order)
+    boxes, alive = boxes.take_along_dim(order[..., None], 1), valid.gather(1, order)
+    groups = groups if groups is None else groups.long().gather(1, order)
     kept = _keep_by_kernels(boxes, groups, alive, threshold) if use_triton(backend, boxes) else None
     if kept is None:
         groups = torch.zeros_like(order) if groups is None else groups
         kept = _keep_in_torch(boxes, groups, alive, threshold)
     return _first(order, kept, max_keep)
+
+
+def _check_candidates(boxes: Tensor, scores: Tensor, groups: Tensor | None, valid: Tensor) -> None:
+    given = [t for t in (boxes, scores, groups, valid) if t is not None]
+    names = f"boxes, scores, {'' if groups is None else 'groups, '}valid"
+    if boxes.shape != (*scores.shape, 4) or any(t.shape != scores.shape for t in given[1:]):
+        shapes = ", ".join(str(tuple(t.shape)) for t in given)
+        raise ValueError(f"{names} {shapes}: expected [B,N,4] and for the others [B,N]")
+    whole = groups is None or not (groups.is_floating_point() or groups.dtype == torch.bool)
+    if not boxes.is_floating_point() or scores.dtype == torch.bool or not whole or valid.dtype != torch.bool:
+        kinds = ", ".join(str(t.dtype) for t in given)
+        raise TypeError(f"{names} {kinds}: expected floating point boxes, integer groups, and bool for valid")
+    devices = {str(t.device) for t in given}
+    if len(devices) > 1:
+        raise ValueError(f"{names} on {sorted(devices)}: expected one device")
 
 
 def _keep_by_kernels(

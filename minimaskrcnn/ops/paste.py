@@ -57,9 +57,9 @@ def paste_masks(
     mask, and so does one with a corner that, grown, is NaN or 2**30 pixels or more away.
     The kernel takes float32 boxes, and masks of at most float32; others run on torch unless `backend="triton"`,
     which raises TypeError for them.  Raises ValueError for masks that are not square or are empty, or not as many as
-    the boxes.
+    the boxes, and for an image size below 0; TypeError for masks or boxes that are not floating point.
     """
-    _check_shapes(masks, boxes)
+    _check(masks, boxes, image_size)
     kernel_takes = boxes.dtype == torch.float32 and masks.dtype != torch.float64
     if use_triton(backend, masks) and (kernel_takes or backend == "triton"):
         from minimaskrcnn_kernels.paste_masks import paste_masks as paste_on_gpu
@@ -85,17 +85,23 @@ def paste_masks_rle(
 
     Run lengths are made on the host, and so are these masks: tensors on a GPU are copied there, once.
     """
-    _check_shapes(masks, boxes)
+    _check(masks, boxes, image_size)
     patches = _patches(masks.cpu(), boxes.cpu(), image_size)
     return [_encode(patch, threshold, image_size) for patch in patches]
 
 
-def _check_shapes(masks: Tensor, boxes: Tensor) -> None:
+def _check(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> None:
     square = masks.ndim == 3 and masks.shape[1] == masks.shape[2] > 0
     if not square or boxes.shape != (len(masks), 4):
         raise ValueError(
             f"masks {tuple(masks.shape)}, boxes {tuple(boxes.shape)}: expected [n,m,m] and [n,4], m above 0"
         )
+    if not masks.is_floating_point() or not boxes.is_floating_point():
+        raise TypeError(f"masks {masks.dtype}, boxes {boxes.dtype}: expected floating point")
+    if masks.device != boxes.device:
+        raise ValueError(f"masks on {masks.device}, boxes on {boxes.device}: expected one device")
+    if min(image_size) < 0:
+        raise ValueError(f"image_size {tuple(image_size)}: expected (height, width), not below 0")
 
 
 def _encode(patch: _Patch, threshold: float, image_size: tuple[int, int]) -> RLE:

@@ -61,7 +61,8 @@ def nms(
     """Sort by score descending, stable, ties to the lower index; keep a box iff no kept earlier box of its group
     has IoU > threshold; a degenerate union gives IoU 0."""
     group = [0] * len(boxes) if groups is None else groups.tolist()
-    corners = boxes.detach().cpu().numpy()
+    # Half precision has neither the areas nor the quotients.
+    corners = (boxes if boxes.dtype == torch.float64 else boxes.float()).detach().cpu().numpy()
     kept: list[int] = []
     for j in sorted(range(len(boxes)), key=lambda row: -scores[row].item()):
         earlier = [i for i in kept if group[i] == group[j]]

@@ -74,8 +74,11 @@ def check_index(index: Int64[Tensor, "R"], count: int, validate: bool = False) -
 
 
 def bins_of(output_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(PH, PW) of an output size; ValueError unless both are above 0."""
-    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
+    """(PH, PW) of an output size; TypeError unless it is one or two integers, ValueError unless both are above 0."""
+    size = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+    if len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise TypeError(f"output_size {output_size}: expected an integer or two")
+    height, width = size
     if height <= 0 or width <= 0:
         raise ValueError(f"output_size {output_size}: expected numbers above 0")
     return height, width
