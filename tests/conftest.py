@@ -20,6 +20,12 @@ torch.set_num_threads(min(2, os.cpu_count() or 1))
 hypothesis.settings.register_profile(
     "default", deadline=None, derandomize=True, database=None, max_examples=50, print_blob=True
 )
+# For mutate_kernels.py, which only asks whether a test fails: shrinking a failure takes the interpreter minutes.
+hypothesis.settings.register_profile(
+    "unshrunk",
+    hypothesis.settings.get_profile("default"),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.load_profile("default")
 
 

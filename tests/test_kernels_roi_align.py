@@ -169,6 +169,58 @@ def test_multiscale_is_each_box_on_its_level(seed, levels, mode, aligned, determ
         assert_close(grad, other)
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("ratio", [1, 0])
+def test_roi_warp_rounds_halves_away_from_zero_and_holds_the_last_cell(ratio, mode):
+    features = seeded(1, 2, 7, 8).to(DEVICE)
+    rows = [(0.5, 1.5, 3.5, 4.5), (-0.5, -1.5, 2.49, 2.51), (0.49999997, 2, 2, 2), (3, 3, 3, 3), (4, 4, 1, 2)]
+    rois = with_images(torch.tensor(rows), torch.zeros(5, dtype=torch.int64)).to(DEVICE)
+    out = ops.roi_warp(features, rois, (2, 3), 1.0, ratio, mode=mode, backend="triton")
+    assert_close(out.cpu(), reference.roi_warp(features.cpu(), rois.cpu(), (2, 3), 1.0, ratio, mode))
+
+
+def test_samples_on_the_borders_of_the_map_count_and_those_beyond_do_not():
+    # One sample a box, at y = x = -1, just before it, 5, and just beyond it, on a map of 5 × 5.
+    middle = torch.tensor([-1.0, -1.001, 5.0, 5.001], device=DEVICE)[:, None]
+    features = (seeded(1, 1, 5, 5).abs() + 1).to(DEVICE)
+    out = ops.roi_align(
+        features, [(middle + torch.tensor([-1, -1, 1, 1], device=DEVICE))], 1, 1.0, 1, backend="triton"
+    )
+    assert_close(out.flatten()[[0, 2]], features[0, 0, [0, -1], [0, -1]])
+    assert (out.flatten()[[1, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_first_of_equal_samples_gets_the_gradient(deterministic):
+    features = torch.ones(1, 2, 6, 6, device=DEVICE, requires_grad=True)
+    a = torch.tensor([[0.3, 0.4, 4.9, 5.2], [1.1, 0.2, 3.3, 5.7]], device=DEVICE)
+    grads = []
+    for backend in ("triton", "torch"):
+        out = ops.roi_align(features, [a], 2, 1.0, 2, mode="max", backend=backend)
+        torch.use_deterministic_algorithms(deterministic)
+        grads.append(torch.autograd.grad(out, features, seeded(*out.shape).to(DEVICE))[0])
+        torch.use_deterministic_algorithms(False)
+    assert_close(*grads)
+
+
+def test_samples_outside_of_the_map_are_zeros_that_may_be_the_largest():
+    features = -(seeded(1, 2, 4, 4).abs() + 1).to(DEVICE)
+    rois = torch.tensor([[0, -9.0, 0, 3, 3], [0, 1, -8, 3, 11], [0, 0.5, 0.5, 3, 3]], device=DEVICE)
+    out = ops.roi_align(features, rois, (1, 2), 1.0, 0, mode="max", backend="triton")
+    assert_close(out.cpu(), reference.roi_align(features.cpu(), rois.cpu(), (1, 2), 1.0, 0, False, "max"))
+    assert (out == 0).any() and (out < 0).any()
+
+
+def test_a_box_of_exactly_a_levels_smallest_area_belongs_to_it():
+    from minimaskrcnn_kernels.roi_align import roi_align
+
+    maps = [torch.full((1, 1, 9, 9), float(i), device=DEVICE) for i in range(2)]
+    a = torch.tensor([[1.0, 1, 5, 5], [1, 1, 5, 4.75]], device=DEVICE)
+    image = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    out, _ = roi_align(maps, a, image, [1.0, 1.0], [0.0, 16.0], 1, 1, 1, False, False, False)
+    assert out.flatten().tolist() == [1, 0]
+
+
 def test_levels_at_the_borders():
     sides = torch.tensor([0, 111.9, 112, 223.9, 224, 447.9, 448, 1e5, -3, 1e30], device=DEVICE)
     # All around the point (4, 4), which every map has, so that the one sample is the map's own number.
@@ -235,9 +287,10 @@ def test_more_boxes_than_a_program_looks_at_at_once(poisoned):
     a, image = off_the_grid(11, 5, 8.0), torch.arange(11, device=DEVICE) * 7 % 2
     with patch.object(roi_align_gather, "BLOCK_R", 4):
         out = ops.roi_align(features, with_images(a, image), 2, 1.0, 1, backend="triton")
-        (grad,) = torch.autograd.grad(out, features, torch.ones_like(out))
+        incoming = seeded(*out.shape).to(DEVICE)
+        (grad,) = torch.autograd.grad(out, features, incoming)
     by_torch = ops.roi_align(features, with_images(a, image), 2, 1.0, 1, backend="torch")
-    assert_close(grad, torch.autograd.grad(by_torch, features, torch.ones_like(out))[0])
+    assert_close(grad, torch.autograd.grad(by_torch, features, incoming)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
