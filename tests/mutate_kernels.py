@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+# Seconds; the tests of one operation take up to 100 on two cores.
+TIMEOUT = 600
 
 
 class Mutation(NamedTuple):
@@ -150,10 +152,12 @@ def survives(mutation: Mutation) -> bool:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow and not unhooked and not aot"]
         command += ["--hypothesis-profile", "unshrunk"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        done = subprocess.run(
-            [*command, mutation.tests], cwd=tree, env=environment, capture_output=True, check=False
-        )
-    return done.returncode == 0
+        how = {"cwd": tree, "env": environment, "capture_output": True, "timeout": TIMEOUT, "check": False}
+        try:
+            return subprocess.run([*command, mutation.tests], **how).returncode == 0
+        except subprocess.TimeoutExpired:
+            # A loop that does not end is noticed too.
+            return False
 
 
 def main() -> int:
