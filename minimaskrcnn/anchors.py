@@ -5,6 +5,8 @@ on a feature pyramid each level has one size, FPN, section 4.1).  An anchor of s
 area s² and is centred on its cell's corner, (x · stride, y · stride).
 
 Letters: L levels, A anchors of the whole pyramid, ordered level, row, column, ratio, size.
+
+Lesson 02, `lessons/02_anchors.ipynb`, teaches this.
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,8 @@ was given (an anchor, a proposal):
 which no scale or shift of the picture changes (R-CNN, appendix C; Faster R-CNN, equation 2).  The weights
 (wx, wy, ww, wh) bring the four to about unit variance; they travel with the deltas wherever these go.
 Areas, IoU, clipping and conversions are in `minimaskrcnn.ops`.
+
+Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
 import math

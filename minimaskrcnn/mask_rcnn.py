@@ -11,6 +11,8 @@ He, Gkioxari, Dollár, Girshick, "Mask R-CNN" (2017).  The road through the part
     postprocess  back to the caller's pixels, masks pasted             ops/paste.py
 
 Pass no mask head's configuration and it is Faster R-CNN with RoIAlign (the paper's table 3).
+
+Lesson 00, `lessons/00_tour.ipynb`, opens it up stage by stage.
 """
 
 from dataclasses import dataclass, field

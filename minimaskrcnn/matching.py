@@ -7,6 +7,8 @@ section 2.3).
 
 Letters: B images, G ground truths (padded), K boxes to be matched, S samples.  Everything is batched and
 padded, with validity masks; nothing here asks a GPU for a number.
+
+Lesson 04, `lessons/04_rpn.ipynb`, teaches this.
 """
 
 from typing import NamedTuple

@@ -3,6 +3,8 @@
 RoIAlign (Mask R-CNN, section 3) samples the features bilinearly at real coordinates, so that a mask predicted
 on the grid lies where the object lies.  On a pyramid a box of side √(wh) is read from level
 ⌊4 + log2(√(wh) / 224)⌋ (FPN, equation 1): boxes of 224 pixels from P4, half as large from P3, and so on.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 from dataclasses import dataclass

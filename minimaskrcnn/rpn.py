@@ -7,6 +7,8 @@ head learns from anchors sampled by IoU with the ground truth.  Training is join
 gradient runs through the proposals' coordinates.
 
 Letters: B images, A anchors of all levels, K proposals (padded), S sampled anchors, G ground truths.
+
+Lesson 04, `lessons/04_rpn.ipynb`, teaches this.
 """
 
 from dataclasses import dataclass

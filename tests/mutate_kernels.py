@@ -99,7 +99,7 @@ MUTATIONS = [
     Mutation("nms.py", "if last_group < tl.load", "if last_group <= tl.load"),
     Mutation("nms.py", "tl.minimum(i, N - 1)", "i"),
     Mutation("nms.py", "bits |= hit", "bits = hit"),
-    Mutation("nms.py", "- tl.maximum(ax1, bx1), 0.0)", "- tl.maximum(ax1, bx1), -1e30)"),
+    Mutation("nms.py", "- tl.maximum(ax1, bx1), 0.0)", "- tl.maximum(ax1, bx1), 1.0)"),
     Mutation("nms.py", "tl.div_rn(inter, a_area + b_area - inter)", "inter * (1 / (a_area + b_area - inter))"),
     Mutation("nms.py", "(iou > threshold)", "(iou >= threshold)"),
     Mutation("nms.py", "a_group[None, :] == b_group[:, None]", "a_group[None, :] <= b_group[:, None]"),

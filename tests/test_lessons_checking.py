@@ -90,6 +90,8 @@ def test_a_stub_is_not_yet(known):
     [
         (lambda x: 1 / 0, "error", "ZeroDivisionError: division by zero, in line"),
         (lambda: 0, "error", "raised TypeError"),
+        # torch raises NotImplementedError of its own.
+        (lambda x: 0.5 & x, "error", "raised NotImplementedError: "),
         (lambda x: None, "wrong", "Is the `return` missing?"),
         (lambda x: x[None], "wrong", r"shape \(1, 1\), expected \(1,\)"),
         (lambda x: "1", "wrong", "expected a tensor"),

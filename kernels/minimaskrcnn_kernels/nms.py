@@ -15,6 +15,8 @@ Two launches.  B images, N rows, words of 64 bits: bit j of a word is row j of a
    boxes, 64 for a chain of them.  Bytes moved: the words of kept rows, N² / 16 an image at most.
 
 Memory: N² / 8 bytes an image for the words (1.25 GB for 100,000 rows).  Not differentiable.
+
+Lesson 04, `lessons/04_rpn.ipynb`, runs it.
 """
 
 import torch

@@ -18,6 +18,8 @@ Backward: `roi_align_scatter.py` (atomics) or, where `torch.use_deterministic_al
 
 Axis letters: L levels, R rois, PH PW bins, C channels.
 Left out: float64 (the torch path has it), autocast (the op takes half-precision maps as they are, boxes in float32).
+
+Lesson 06, `lessons/06_triton_kernel.ipynb`, builds up to this file.
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,8 @@ Bytes: the maps are written once; a bin's row is read once for each row of cells
 about 2 cells a bin some 5 times, from L2.  Each program also reads the boxes of its image, 16 bytes each.
 
 Letters as in `roi_align.py`, which has the forward pass.
+
+Lesson 06, `lessons/06_triton_kernel.ipynb`, builds up to this file.
 """
 
 import torch

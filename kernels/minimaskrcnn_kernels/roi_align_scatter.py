@@ -9,6 +9,8 @@ Bytes: zeros are written to the maps, the incoming gradient is read once (50 MB 
 each touched cell is read and written once per sample that touches it: in L2, 16 bytes at a time from sm_90 on.
 
 Letters as in `roi_align.py`, which has the forward pass.
+
+Lesson 06, `lessons/06_triton_kernel.ipynb`, builds up to this file.
 """
 
 import torch

@@ -9,6 +9,8 @@ counter a Python int (under the interpreter), so neither is asked to convert its
 
 Coordinates are float32, every operation rounded on its own (the kernels are compiled without contraction): a sample
 must not cross the border of the map by a last bit in one implementation and not in the other.
+
+Lesson 06, `lessons/06_triton_kernel.ipynb`, builds up to this file.
 """
 
 from collections.abc import Sequence

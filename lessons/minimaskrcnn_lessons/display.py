@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 ALT_LENGTH = range(30, 501)
-# Colours of a PNG.  A plot has few; a photograph in one loses nothing that one sees at this size.
+# Colours of a PNG: a plot has few.  MAXCOVERAGE keeps the rare ones, where median cut mixes them.
 COLOURS = 256
+# From so many colours on a figure holds photographs, which 256 would turn into posters.
+PHOTOGRAPH = 8192
 # Seconds between two updates of a progress bar.
 STEP = 0.2
 
@@ -35,7 +37,7 @@ def display_html(text: str) -> None:
 
 
 def picture_html(figure: "Figure", alt: str) -> str:
-    """The figure as an <img> that holds its own PNG; closes the figure."""
+    """The figure as an <img> that holds its own data, PNG or for photographs JPEG; closes the figure."""
     import matplotlib.pyplot as plt
     from PIL import Image
 
@@ -44,11 +46,17 @@ def picture_html(figure: "Figure", alt: str) -> str:
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", facecolor="white")
     plt.close(figure)
-    image = Image.open(raw).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    image.save(small, format="png", optimize=True)
+    image = Image.open(raw).convert("RGB")
+    if image.getcolors(PHOTOGRAPH) is None:
+        kind = "jpeg"
+        image.save(small, format=kind, quality=90, subsampling=0, optimize=True)
+    else:
+        kind = "png"
+        image = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        image.save(small, format=kind, optimize=True)
     data = base64.b64encode(small.getvalue()).decode("ascii")
     style = f"max-width: 100%; width: {image.width}px"
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="{style}">'
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{data}" style="{style}">'
 
 
 def progress(items: Iterable[Item], what: str) -> Iterator[Item]:

@@ -14,6 +14,8 @@ reads them from the annotation file itself.  Category ids may have gaps (COCO's 
 Everything but the polygons' extent is checked when the file is opened, not hours into a run.  Annotations
 are kept as a few flat arrays, which reach worker processes quickly.  Left out: captions, panoptic
 segmentation, downloads.
+
+Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
 import copy

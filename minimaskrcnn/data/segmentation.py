@@ -8,6 +8,8 @@
   of a broken one.
 
 In memory a segmentation is a list of number sequences: its polygons, or its one list of runs.
+
+Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
 import math

@@ -4,6 +4,8 @@ A mask becomes polygons that run along pixel borders (continuous coordinates: pi
 for each 8-connected part, so that pycocotools decodes the same mask.  Polygons have no holes: a mask with one
 becomes run lengths (RLE), uncompressed (a list of counts down the columns, first the zeros) or compressed (a
 string).  Axes: h, w is the picture.
+
+Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
 import json

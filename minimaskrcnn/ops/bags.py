@@ -9,6 +9,8 @@ without atomics, in memory of the size of its operands.
 Both products are custom ops: a compiled graph holds one call of each, and can differentiate it.
 
 Axis letters: T rows of the table; C its columns; K bags; E entries.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 import torch

@@ -5,6 +5,8 @@ the first pixel of a row is 0..1 and the width is x2 - x1, without the + 1 of ol
 
 Axis letters: N, M boxes; H, W image rows and columns; `*B` any leading axes.
 Left out: rotated boxes (torchvision has them since 0.23), and the generalised, distance and complete IoU losses.
+
+Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
 import torch

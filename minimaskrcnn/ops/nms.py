@@ -13,6 +13,8 @@ Triton kernels do the same on blocks of each group, with one bit for a pair (`mi
 
 Axis letters: B images, N candidates an image, n rows of a block.
 Left out: soft and weighted NMS.
+
+Lesson 04, `lessons/04_rpn.ipynb`, teaches this.
 """
 
 import numpy as np

@@ -9,6 +9,8 @@ Axis letters: n objects; m mask rows and columns; h, w image rows and columns.
 These functions stand at the model's boundary: the torch path reads the boxes on the host, once, and loops over
 objects; the kernel does neither.  They have no gradient.
 Left out: detectron2's rule (grid_sample at real coordinates).
+
+Lessons 00 and 01 (`lessons/`) show it, and measure run lengths against bitmaps.
 """
 
 from collections.abc import Iterator

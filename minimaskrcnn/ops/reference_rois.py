@@ -2,6 +2,8 @@
 
 Everything is computed one number at a time in Python's floats (float64).  The exception is the rounding of `roi_pool`
 and `roi_warp`, which by contract is computed in the boxes' own precision, because the last bit decides between cells.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 import math

@@ -10,6 +10,8 @@ entries each, and the maximum of a bin is taken after the product.
 
 Axis letters: B images, C channels, H W map, L levels, R rois, PH PW bins, E entries, K bins of all rois.
 Left out: rotated boxes; position-sensitive pooling.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 import math

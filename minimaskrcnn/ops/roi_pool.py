@@ -6,6 +6,8 @@ halves are rounded away from zero, the last cell belongs to the box (it is at le
 computed in the boxes' precision, because float32 decides otherwise than float64 where a bin ends on a cell's border.
 
 Axis letters: B images, C channels, H W map, R rois, PH PW bins, K bins of all rois.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 from collections.abc import Sequence

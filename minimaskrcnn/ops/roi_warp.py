@@ -6,6 +6,8 @@ with one sample is that cell.  Which box asked is lost in the rounding: boxes th
 
 Axis letters: B images, C channels, H W map, R rois, PH PW bins.
 Left out: a derivative in the boxes, which MNC takes as if they had not been rounded.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,8 @@ long; an adaptive bin of b cells takes ceil(b) samples.
 
 Axis letters: R rois; P bins of a roi on this axis; S cells of a bin; `most` samples of a bin.  Coordinates are
 cells, not pixels.
+
+Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 import torch

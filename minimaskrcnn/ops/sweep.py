@@ -8,6 +8,8 @@ In NumPy: on arrays this small its calls cost less than torch's, and never wait 
 in torch took 2 to 10 times as long on a machine with busy data loaders).
 
 Axis letters: M candidates, by descending score within each group; n rows of a block; E pairs.
+
+Lesson 04, `lessons/04_rpn.ipynb`, teaches NMS.
 """
 
 from collections.abc import Iterator

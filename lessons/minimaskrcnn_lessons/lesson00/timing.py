@@ -1,0 +1,61 @@
+"""Lesson 00's stopwatch: seconds that each stage of the network takes for one picture."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minimaskrcnn.box_head import detect
+from minimaskrcnn.data.transforms import preprocess
+from minimaskrcnn.mask_head import mask_probs
+from minimaskrcnn.mask_rcnn import MaskRCNN, padded_size, to_pictures
+from minimaskrcnn.pooler import pool_rois
+from minimaskrcnn.rpn import Proposals, propose
+
+REPEATS = 5
+
+
+@torch.no_grad()
+def stage_seconds(model: MaskRCNN, image: Tensor, repeats: int = REPEATS) -> dict[str, float]:
+    """The median over some runs, in the order of the stages; the first run is a warm-up."""
+    runs: list[dict[str, float]] = []
+    for _ in range(repeats + 1):
+        runs.append({})
+        _run(model, image, runs[-1])
+    return {name: median(run[name] for run in runs[1:]) for name in runs[0]}
+
+
+def _run(model: MaskRCNN, image: Tensor, seconds: dict[str, float]) -> None:
+    def timed(name: str, call: Callable[..., Any], *given: Any, **how: Any) -> Any:
+        start = time.perf_counter()
+        result = call(*given, **how)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    config, strides = model.config, model.fpn.strides
+    batch = timed("preprocessing", preprocess, [image], config.transform)
+    tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
+    maps = timed("backbone", model.resnet, tensor)
+    features = timed("feature pyramid", model.fpn, maps)
+    output = timed("RPN", model.rpn, features, strides, padded_size(batch))
+    proposals = timed("proposals, NMS", propose, output, batch.image_sizes, config.rpn, training=False)
+    boxes = proposals.boxes[:, proposals.valid[0]]
+    proposals = Proposals(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
+    index = torch.zeros(boxes.shape[1], dtype=torch.int64)
+    given = (boxes[0], index, config.box_head.pooled_size, config.pooler)
+    pooled = timed("RoIAlign, twice", pool_rois, features, strides, *given)
+    logits, deltas = timed("box head", model.box_head, pooled)
+    detected = timed(
+        "detections, NMS", detect, logits[None], deltas[None], proposals, batch.image_sizes, config.box_head
+    )
+    rows, size = detected.valid[0], config.mask_head.pooled_size
+    given = (detected.boxes[0][rows], torch.zeros(int(rows.sum()), dtype=torch.int64), size, config.pooler)
+    pooled = timed("RoIAlign, twice", pool_rois, features, strides, *given)
+    mask_logits = timed("mask head", model.mask_head, pooled)
+    probs = mask_probs(mask_logits, detected.labels[0][rows])
+    padded = probs.new_zeros(*detected.valid.shape, *probs.shape[1:])
+    padded[0, rows] = probs
+    timed("pasting", to_pictures, detected, padded, batch, True)

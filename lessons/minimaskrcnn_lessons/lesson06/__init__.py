@@ -1,0 +1,1 @@
+"""Lesson 06: RoIAlign as a Triton kernel, forward and backward."""
