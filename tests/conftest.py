@@ -1,11 +1,14 @@
 """Shared by all tests: executed shape annotations, two threads, one Hypothesis profile, the data's path."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from browser import chromium, need_browser
 from jaxtyping import install_import_hook
 
 if os.environ.get("JAXTYPING_DISABLE") != "1":
@@ -27,6 +30,14 @@ hypothesis.settings.register_profile(
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: one for all tests, since playwright runs one at a time."""
+    need_browser()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

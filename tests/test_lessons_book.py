@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from browser import PATIENCE, chromium, need_browser, serve
+from browser import PATIENCE, serve
 
 pytestmark = pytest.mark.lessons
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline", "anywidget")
@@ -67,13 +67,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     build_book(folder)
     with serve(folder) as url:
         yield Site(folder, url)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    need_browser()
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium, need_browser, serve
+from browser import serve
 
 pytest.importorskip("anywidget", reason="explorers need anywidget: pip install -e '.[lessons]'")
 
@@ -19,10 +19,9 @@ TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
+def page(browser: Any) -> Iterator[Any]:
     """A page that may import the modules."""
-    need_browser()
-    with chromium() as browser, serve(FOLDER) as url:
+    with serve(FOLDER) as url:
         page = browser.new_page()
         page.goto(f"{url}/golden/")
         yield page

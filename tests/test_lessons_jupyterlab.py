@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from browser import chromium, need_browser
+from browser import need_browser
 
 pytest.importorskip("jupyterlab", reason="the lessons need the extra 'lessons'")
 pytest.importorskip("jupytext", reason="the lessons need the extra 'lessons'")
@@ -23,6 +23,10 @@ pytestmark = pytest.mark.lessons
 EXPLORED = [path for path in editions.sources() if "explorers" in path.read_text(encoding="utf-8")]
 # Milliseconds for all cells of a lesson, on a machine that also does other things.
 PATIENCE = 240_000
+KERNEL_IS_READY = """
+    window.jupyterapp && window.jupyterapp.commands.hasCommand("notebook:run-all-cells") &&
+    window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === "idle"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +76,6 @@ def _wait_for(address: str, server: subprocess.Popen) -> None:
             time.sleep(0.5)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    need_browser()
-    with chromium() as running:
-        yield running
-
-
 def said(handle) -> str:
     return f"{handle.get_attribute('aria-valuenow')} {handle.get_attribute('aria-valuetext')}"
 
@@ -91,12 +88,8 @@ def test_the_explorer_lives_where_all_cells_have_run(lab, browser, path):
     try:
         page.goto(f"{lab}/lab/tree/{path.stem}.ipynb")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-        page.wait_for_function(
-            "window.jupyterapp && window.jupyterapp.commands.hasCommand('notebook:run-all-cells')"
-        )
-        page.wait_for_selector(
-            "[data-status='idle'], .jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=90_000
-        )
+        # A command given before the kernel is there does nothing.
+        page.wait_for_function(KERNEL_IS_READY, timeout=90_000)
         page.set_default_timeout(PATIENCE)
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         handle = page.locator(".jp-OutputArea [role=slider][aria-valuenow][tabindex='0']").first
