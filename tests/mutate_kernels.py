@@ -71,7 +71,6 @@ MUTATIONS = [
     Mutation("roi_align.py", "fy * fx, value)", "fy * fx, value * 0)"),
     Mutation("roi_align.py", "best += value", "best = value"),
     Mutation("roi_align.py", "tl.where(value > best, iy", "tl.where(value >= best, iy"),
-    Mutation("roi_align.py", "visited == y_count * x_count", "visited == visited"),
     Mutation("roi_align_scatter.py", "part * (fy * fx)", "part * (fy * fy)"),
     Mutation("roi_align_scatter.py", "grad = tl.div_rn(grad, number)", "grad = grad"),
     Mutation("roi_align_gather.py", "total += weight[:, None] * grad", "total = weight[:, None] * grad"),
