@@ -86,7 +86,8 @@ def test_the_explorer_lives_where_all_cells_have_run(lab, browser, path):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     try:
-        page.goto(f"{lab}/lab/tree/{path.stem}.ipynb")
+        # A workspace of its own: in the default one the lessons opened before come back as tabs.
+        page.goto(f"{lab}/lab/workspaces/{path.stem}/tree/{path.stem}.ipynb")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
         # A command given before the kernel is there does nothing.
         page.wait_for_function(KERNEL_IS_READY, timeout=90_000)
