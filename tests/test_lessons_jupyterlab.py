@@ -23,6 +23,14 @@ pytestmark = pytest.mark.lessons
 EXPLORED = [path for path in editions.sources() if "explorers" in path.read_text(encoding="utf-8")]
 # Milliseconds for all cells of a lesson, on a machine that also does other things.
 PATIENCE = 240_000
+# A point where the mouse meets the handle: its middle may lie under another one.
+POINT = """element => {
+    const box = element.getBoundingClientRect();
+    for (const down of [0.5, 0.25, 0.75, 0.1, 0.9]) for (const across of [0.5, 0.25, 0.75, 0.1, 0.9]) {
+        const point = [box.x + across * box.width, box.y + down * box.height];
+        if (element.contains(document.elementFromPoint(...point))) return point;
+    }
+}"""
 KERNEL_IS_READY = """
     window.jupyterapp && window.jupyterapp.commands.hasCommand("notebook:run-all-cells") &&
     window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === "idle"
@@ -96,15 +104,15 @@ def test_the_explorer_lives_where_all_cells_have_run(lab, browser, path):
         handle = page.locator(".jp-OutputArea [role=slider][aria-valuenow][tabindex='0']").first
         handle.wait_for(timeout=PATIENCE)
         assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        handle.scroll_into_view_if_needed()
+        handle.evaluate('element => element.scrollIntoView({block: "center"})')
+        page.wait_for_timeout(500)
         before = said(handle)
         handle.focus()
         page.keyboard.press("ArrowRight")
         page.wait_for_timeout(200)
         after_key = said(handle)
         assert after_key != before
-        box = handle.bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        x, y = handle.evaluate(POINT)
         page.mouse.move(x, y)
         page.mouse.down()
         page.mouse.move(x + 40, y + 25, steps=5)
