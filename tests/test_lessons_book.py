@@ -153,6 +153,29 @@ def _assert_mouse_moves(page: Any, place: Any, where: tuple[str, str]) -> None:
     assert page.evaluate(SAYS, place) != before, (*where, "mouse")
 
 
+def test_explorers_follow_a_finger(site: Site, browser: Any) -> None:
+    """A touch drags the handle; beside the handle it is the page's, for scrolling."""
+    context = browser.new_context(viewport={"width": WIDTHS[1], "height": 900}, has_touch=True)
+    page = context.new_page()
+    finger = context.new_cdp_session(page)
+    for name in _pages_with_explorers(site):
+        page.goto(f"{site.url}/{name}", wait_until="networkidle")
+        for place in page.query_selector_all("[data-explorer]"):
+            where = (name, place.get_attribute("data-explorer"))
+            handle = place.query_selector("[role=slider]")
+            handle.scroll_into_view_if_needed()
+            before, box = page.evaluate(SAYS, place), handle.bounding_box()
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            for kind, steps in (("touchStart", [0]), ("touchMove", range(1, 6)), ("touchEnd", [None])):
+                for step in steps:
+                    points = [] if step is None else [{"x": x + 7 * step, "y": y + 5 * step}]
+                    finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            assert page.evaluate(SAYS, place) != before, (*where, "finger")
+            taken = "(place) => [...place.querySelectorAll('svg')].map((s) => getComputedStyle(s).touchAction)"
+            assert "none" not in page.evaluate(taken, place), (*where, "the page cannot be scrolled over it")
+    context.close()
+
+
 def test_explorers_live_on_a_disk(site: Site, browser: Any) -> None:
     """Opened as files, without a server; modules may not be imported from files."""
     page = browser.new_page()

@@ -1,5 +1,6 @@
 """Checks of answers: the right one passes, wrong ones are shrunk, drawn and named; nothing typed raises."""
 
+import re
 import time
 from dataclasses import replace
 from unittest.mock import patch
@@ -122,6 +123,28 @@ def test_a_slow_answer_is_cut_off():
     start = time.perf_counter()
     assert judge(replace(HALF, examples=1000), slow).status == "wrong"
     assert time.perf_counter() - start < 2 + checking.SEARCH + checking.DIAGNOSIS
+
+
+def test_a_slow_right_answer_says_on_how_many_inputs_it_was_compared(monkeypatch):
+    monkeypatch.setattr(checking, "SEARCH", 0.5)
+
+    def slow(x):
+        time.sleep(0.1)
+        return torch.floor(x + 0.5)
+
+    result = judge(HALF, slow)
+    assert not result and result.status == "too slow"
+    assert re.search(r"on [1-5] inputs only in 0.5 seconds", result.message)
+    assert judge(HALF, HALF.right).message == "Right: equal to the definition on all 60 inputs drawn."
+
+
+def test_a_known_mistake_that_raises_is_named():
+    whole = Misconception(
+        name="item", sentence="This is for one number: take them all.", answer=lambda x: x[9]
+    )
+    result = judge(replace(HALF, misconceptions=(whole,)), lambda x: x[7])
+    assert result.status == "error" and result.misconception == whole
+    assert result.message.startswith(whole.sentence) and "raised IndexError" in result.message
 
 
 def test_hints_and_the_expected_picture(known):

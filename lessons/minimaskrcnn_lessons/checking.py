@@ -17,12 +17,14 @@ from minimaskrcnn_lessons import catalogue
 from minimaskrcnn_lessons.display import display_html, picture_html, show
 from minimaskrcnn_lessons.exercise import Exercise, Inputs, Misconception, difference
 
-# Seconds for drawing and shrinking, and for asking which mistake it is: a check takes at most 10.
-SEARCH, DIAGNOSIS = 5.0, 2.0
+# Seconds for drawing and shrinking together, for shrinking, and for asking which mistake it is: 10 at most together.
+SEARCH, SHRINKING, DIAGNOSIS = 7.5, 4.0, 2.0
+# An answer that agrees on fewer inputs than this when the time is over has not been judged.
+FEWEST = 10
 # Inputs on which an answer must equal a misconception's to be called by its name.
 COMPARED = 25
 
-Status = Literal["right", "not yet", "wrong", "error"]
+Status = Literal["right", "not yet", "too slow", "wrong", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,48 +87,56 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> CheckResult:
 
     if not callable(answer):
         return result("error", f"{answer!r} is not a function: pass it by its name, without brackets")
+    start = time.perf_counter()
     try:
-        inputs = _smallest_failure(exercise, answer)
+        inputs, drawn = _smallest_failure(exercise, answer)
     except NotImplementedError:
         return result(
             "not yet", "Not yet: the function is still a stub. Replace its last line by your answer."
         )
-    if inputs is None:
+    if inputs is None and drawn < FEWEST and time.perf_counter() - start > SEARCH:
         return result(
-            "right", f"Right: equal to the definition on all inputs drawn (up to {exercise.examples})."
+            "too slow", f"Too slow to be judged: it agrees, but on {drawn} inputs only in {SEARCH:g} seconds."
         )
+    if inputs is None:
+        return result("right", f"Right: equal to the definition on all {drawn} inputs drawn.")
+    mistake = _diagnosis(exercise, answer)
     try:
         yours = _call(answer, inputs)
     except _Failure as failure:
-        return result("error", str(failure), inputs=inputs)
+        message = f"{mistake.sentence} ({failure})" if mistake is not None else str(failure)
+        return result("error", message, inputs=inputs, misconception=mistake)
     if yours is None:
         return result("wrong", "Your function returned None. Is the `return` missing?", inputs=inputs)
     what = difference(yours, exercise.right(**copy.deepcopy(inputs)), exercise.tolerance)
-    mistake = _diagnosis(exercise, answer)
     message = f"Not right: {what}, for the inputs below, the smallest on which it differs."
     if mistake is not None:
         message = f"{mistake.sentence} ({message})"
     return result("wrong", message, inputs=inputs, misconception=mistake)
 
 
-def _smallest_failure(exercise: Exercise, answer: Callable[..., Any]) -> Inputs | None:
-    """The simplest inputs found on which the answer differs from the right one or raises."""
+def _smallest_failure(exercise: Exercise, answer: Callable[..., Any]) -> tuple[Inputs | None, int]:
+    """The simplest inputs found on which the answer differs from the right one or raises, and how many agreed."""
     from hypothesis import HealthCheck, find, settings
     from hypothesis.errors import HypothesisException
 
     smallest: list[Inputs] = []
     stubs: list[NotImplementedError] = []
-    until = time.perf_counter() + SEARCH
+    agreed, until = 0, time.perf_counter() + SEARCH
 
     def fails(inputs: Inputs) -> bool:
+        nonlocal agreed, until
         if stubs or time.perf_counter() > until:
             return False
         try:
             if _is_right(exercise, answer, inputs):
+                agreed += 1
                 return False
         except NotImplementedError as error:
             stubs.append(error)
             return False
+        if not smallest:
+            until = min(until, time.perf_counter() + SHRINKING)
         # Hypothesis goes from a failure to simpler ones only.
         smallest[:] = [inputs]
         return True
@@ -143,7 +153,7 @@ def _smallest_failure(exercise: Exercise, answer: Callable[..., Any]) -> Inputs 
         find(exercise.inputs, fails, settings=how, database_key=None)
     if stubs:
         raise stubs[0]
-    return smallest[0] if smallest else None
+    return (smallest[0] if smallest else None), agreed
 
 
 def _is_right(exercise: Exercise, answer: Callable[..., Any], inputs: Inputs) -> bool:
@@ -212,11 +222,13 @@ def _same(one: Any, other: Any, tolerance: float) -> bool:
 
 
 def _as_html(exercise: Exercise, answer: Callable[..., Any], result: CheckResult) -> str:
-    title = {"right": "Right", "not yet": "Not yet", "wrong": "Not right yet", "error": "An error"}[
-        result.status
-    ]
-    sign = {"right": "✓", "not yet": "…", "wrong": "✗", "error": "!"}[result.status]
-    edge = {"right": "#00664B", "not yet": "#555555", "wrong": "#A34700", "error": "#A34700"}[result.status]
+    title, sign, edge = {
+        "right": ("Right", "✓", "#00664B"),
+        "not yet": ("Not yet", "…", "#555555"),
+        "too slow": ("Too slow", "…", "#555555"),
+        "wrong": ("Not right yet", "✗", "#A34700"),
+        "error": ("An error", "!", "#A34700"),
+    }[result.status]
     parts = [f"<strong>{sign} {title}: {exercise.name}.</strong> {html.escape(result.message)}"]
     if result.inputs is not None:
         rows = "".join(

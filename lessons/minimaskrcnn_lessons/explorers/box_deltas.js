@@ -54,7 +54,7 @@ const CSS = `
 .mm-deltas { background: #fff; color: #222; border: 1px solid #c8c8c8; border-radius: 6px; padding: 12px;
   font: 14px/1.45 system-ui, sans-serif; max-width: 720px; box-sizing: border-box; }
 .mm-deltas * { box-sizing: border-box; }
-.mm-deltas svg { display: block; width: 100%; height: auto; touch-action: none; user-select: none; }
+.mm-deltas svg { display: block; width: 100%; height: auto; user-select: none; }
 .mm-deltas fieldset { border: 0; margin: 0 0 8px; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 16px; }
 .mm-deltas legend { float: left; width: auto; padding: 0; margin: 0 8px 0 0; font: inherit; font-weight: 600; }
 .mm-deltas label { display: inline-flex; align-items: center; gap: 5px; min-height: 24px; color: #222; }
@@ -66,7 +66,7 @@ const CSS = `
 .mm-deltas td.mm-value, .mm-deltas th.mm-value { text-align: right; font-weight: 600; white-space: nowrap; padding-right: 0; }
 .mm-deltas .mm-live { margin: 8px 0 0; min-height: 2.9em; color: #222; }
 .mm-deltas .mm-keys { margin: 6px 0 0; color: #555; font-size: 13px; }
-.mm-deltas .mm-handle { cursor: grab; outline: none; }
+.mm-deltas .mm-handle { cursor: grab; touch-action: none; outline: none; }
 .mm-deltas .mm-handle:focus-visible .mm-ring { stroke: #222; stroke-width: 3px; }
 .mm-deltas input:focus-visible { outline: 3px solid #0072B2; outline-offset: 2px; }
 `;

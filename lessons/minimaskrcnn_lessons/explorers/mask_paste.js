@@ -76,8 +76,8 @@ const CSS = `
 .mm-paste-small { flex: 1 1 150px; max-width: 190px; }
 .mm-paste-large { flex: 3 1 300px; min-width: 0; }
 .mm-paste p.mm-paste-title { margin: 0 0 4px; font-size: 15px; font-weight: 600; color: #222222; }
-.mm-paste svg { display: block; width: 100%; height: auto; background: #ffffff; touch-action: none; }
-.mm-paste-handle { cursor: grab; outline: none; }
+.mm-paste svg { display: block; width: 100%; height: auto; background: #ffffff; }
+.mm-paste-handle { cursor: grab; touch-action: none; outline: none; }
 .mm-paste-handle:focus-visible { stroke: #000000; stroke-width: 4; }
 .mm-paste label { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-top: 10px; }
 .mm-paste input { flex: 1 1 160px; min-width: 0; accent-color: #08519c; }
