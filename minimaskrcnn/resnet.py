@@ -4,8 +4,10 @@ He et al., "Deep Residual Learning" (2015), table 1.  A stem (7×7 convolution a
 together), then four stages; each stage's first block halves the resolution (but for the first) and doubles the
 channels.  A block adds what it computes to what it got.  Stage outputs are called C2 to C5 after FPN.
 
-Left out: the classifier.  ResNeXt's grouped convolutions, dilation and the stride on the 1×1 convolution come
-with the other backbones.
+ResNeXt (Xie et al. 2017) splits a bottleneck's 3×3 convolution into groups; the dilated C5 ("DC5", Dai et al., "R-FCN",
+2016, section 2.1) keeps stride 16 in the last stage by spreading its 3×3 convolutions.
+
+Left out: the classifier.
 """
 
 from dataclasses import dataclass
@@ -35,22 +37,48 @@ class ResNetConfig:
     """torchvision's COCO_V1 weights were made with 0.0."""
     frozen_stages: int = 2
     """How many of (stem, stage 1, ...) never train; 2 for pre-trained weights, 0 from scratch."""
+    groups: int = 1
+    """Of a bottleneck's 3×3 convolution: 32 or 64 in ResNeXt."""
+    group_width: int = 64
+    """Channels of a group in the first stage: 8 in ResNeXt-101-32x8d, 4 in 64x4d.  One group of 64 is a ResNet."""
+    stride_on_1x1: bool = False
+    """A bottleneck's stride is on its 1×1 convolution (He et al. 2015 and detectron2) or on its 3×3 (torchvision)."""
+    dilated_c5: bool = False
+    """C5 at stride 16 with 3×3 convolutions dilated by 2, instead of stride 32."""
+
+    def __post_init__(self) -> None:
+        plain = (self.groups, self.group_width, self.stride_on_1x1) == (1, 64, False)
+        if self.depth < 50 and not plain:
+            raise ValueError(f"groups and the stride's place are a bottleneck's: depth {self.depth} has none")
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the stage outputs C2, C3, ..."""
-        expansion = 1 if self.depth < 50 else 4
-        return tuple(self.width * 2**stage * expansion for stage in range(self.stages))
+        return tuple(self.stage_channels(index) for index in range(self.stages))
+
+    def stage_channels(self, index: int) -> int:
+        """Channels of stage `index` (0 for C2), built or not."""
+        return self.width * 2**index * (1 if self.depth < 50 else 4)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per cell of C2, C3, ..."""
+        strides = [4 * 2**stage for stage in range(self.stages)]
+        if self.dilated_c5 and self.stages == 4:
+            strides[3] = strides[2]
+        return tuple(strides)
 
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions (ResNet-18 and 34)."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, dilation: int, config: ResNetConfig
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, dilation, dilation, bias=False)
         self.norm1 = make_norm(config.norm, channels, config.norm_eps)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
         self.norm2 = make_norm(config.norm, channels, config.norm_eps)
         self.shortcut = make_shortcut(in_channels, channels, stride, config)
 
@@ -60,15 +88,19 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1 down, 3×3 (which has the stride), 1×1 up by 4 (ResNet-50 and 101)."""
+    """1×1 down, 3×3 (in groups in ResNeXt), 1×1 up to 4 times `channels` (ResNet-50 and 101)."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, config: ResNetConfig) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, dilation: int, config: ResNetConfig
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.norm1 = make_norm(config.norm, channels, config.norm_eps)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
-        self.norm2 = make_norm(config.norm, channels, config.norm_eps)
-        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        inner = channels * config.groups * config.group_width // 64
+        first, second = (stride, 1) if config.stride_on_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, first, bias=False)
+        self.norm1 = make_norm(config.norm, inner, config.norm_eps)
+        self.conv2 = nn.Conv2d(inner, inner, 3, second, dilation, dilation, config.groups, bias=False)
+        self.norm2 = make_norm(config.norm, inner, config.norm_eps)
+        self.conv3 = nn.Conv2d(inner, 4 * channels, 1, bias=False)
         self.norm3 = make_norm(config.norm, 4 * channels, config.norm_eps)
         self.shortcut = make_shortcut(in_channels, 4 * channels, stride, config)
 
@@ -86,32 +118,44 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, config: ResN
     return nn.Sequential(projection, make_norm(config.norm, out_channels, config.norm_eps))
 
 
-def make_stage(in_channels: int, index: int, config: ResNetConfig) -> nn.Sequential:
-    """Stage `index` (0 for C2): the first block changes resolution and channels, the others keep them."""
+def make_stage(index: int, stride: int, dilation: int, config: ResNetConfig) -> nn.Sequential:
+    """Stage `index` (0 for C2): the first block has the stride and changes the channels, the others keep them."""
     block = BasicBlock if config.depth < 50 else Bottleneck
-    width, out_channels = config.width * 2**index, config.channels[index]
-    blocks = [block(in_channels, width, 1 if index == 0 else 2, config)]
-    blocks += [block(out_channels, width, 1, config) for _ in range(BLOCKS[config.depth][index] - 1)]
+    in_channels = config.width if index == 0 else config.stage_channels(index - 1)
+    blocks = []
+    for number in range(BLOCKS[config.depth][index]):
+        first = number == 0
+        channels = in_channels if first else config.stage_channels(index)
+        blocks.append(block(channels, config.width * 2**index, stride if first else 1, dilation, config))
     return nn.Sequential(*blocks)
 
 
+def init_convolutions(module: nn.Module) -> None:
+    """He et al.'s normal initialisation of every convolution in `module`."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
 class ResNet(nn.Module):
-    """The stages' outputs C2, C3, ... of a batch of normalised pictures; strides 4, 8, 16, 32."""
+    """The stages' outputs C2, C3, ... of a batch of normalised pictures; `strides` are their pixels per cell."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.strides = tuple(4 * 2**stage for stage in range(config.stages))
+        self.strides = config.strides
         self.stem = nn.Sequential(
             nn.Conv2d(3, config.width, 7, 2, 3, bias=False),
             make_norm(config.norm, config.width, config.norm_eps),
             nn.ReLU(),
         )
-        in_channels = (config.width, *config.channels[:-1])
-        self.stages = nn.ModuleList(make_stage(c, i, config) for i, c in enumerate(in_channels))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.stages = nn.ModuleList()
+        stride = 4
+        for index, following in enumerate(config.strides):
+            dilated = config.dilated_c5 and index == 3
+            self.stages.append(make_stage(index, following // stride, 2 if dilated else 1, config))
+            stride = following
+        init_convolutions(self)
         for part in [self.stem, *self.stages][: config.frozen_stages]:
             part.requires_grad_(False)
 

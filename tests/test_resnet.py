@@ -71,7 +71,7 @@ def test_norm_eps_reaches_every_norm(norm):
 
 def test_a_block_adds_what_it_computes_to_what_it_got():
     config = ResNetConfig(depth=18)
-    block = BasicBlock(8, 8, 1, config)
+    block = BasicBlock(8, 8, 1, 1, config)
     x = torch.randn(1, 8, 5, 5, generator=torch.Generator().manual_seed(0))
     nn.init.zeros_(block.conv2.weight)
     assert torch.equal(block(x), x.relu())
@@ -82,12 +82,12 @@ def test_a_block_adds_what_it_computes_to_what_it_got():
 
 
 def test_a_bottleneck_strides_on_its_3x3_convolution():
-    block = Bottleneck(16, 8, 2, ResNetConfig(depth=50))
+    block = Bottleneck(16, 8, 2, 1, ResNetConfig(depth=50))
     strides = [conv.stride[0] for conv in (block.conv1, block.conv2, block.conv3, block.shortcut[0])]
     assert strides == [1, 2, 1, 2]
     assert block(torch.rand(1, 16, 9, 9)).shape == (1, 32, 5, 5)
     x = torch.randn(1, 32, 5, 5, generator=torch.Generator().manual_seed(0))
-    same = Bottleneck(32, 8, 1, ResNetConfig(depth=50))
+    same = Bottleneck(32, 8, 1, 1, ResNetConfig(depth=50))
     nn.init.zeros_(same.conv3.weight)
     assert torch.equal(same(x), x.relu())
 
@@ -97,3 +97,37 @@ def test_bfloat16_autocast_stays_finite():
     with torch.autocast("cpu", torch.bfloat16):
         maps = net(torch.rand(1, 3, 32, 32))
     assert all(map.dtype == torch.bfloat16 and map.isfinite().all() for map in maps)
+
+
+def test_the_stride_can_be_on_the_1x1_convolution():
+    block = Bottleneck(16, 8, 2, 1, ResNetConfig(depth=50, stride_on_1x1=True))
+    strides = [conv.stride[0] for conv in (block.conv1, block.conv2, block.conv3, block.shortcut[0])]
+    assert strides == [2, 1, 1, 2]
+    with pytest.raises(ValueError, match="depth 18 has none"):
+        ResNetConfig(depth=18, stride_on_1x1=True)
+
+
+# Parameters as torchvision's documentation has them, with a classifier of 2,049,000.
+@pytest.mark.parametrize(
+    ("groups", "width", "inner", "parameters"), [(32, 8, 256, 88_791_336), (64, 4, 256, 83_455_272)]
+)
+def test_resnext_has_groups_and_the_same_channels(groups, width, inner, parameters):
+    config = ResNetConfig(depth=101, groups=groups, group_width=width, norm="batch")
+    with torch.device("meta"):
+        net = ResNet(config)
+    for index, stage in enumerate(net.stages):
+        for block in stage:
+            assert block.conv2.weight.shape == (inner * 2**index, width * 2**index, 3, 3)
+            assert block.conv3.out_channels == 256 * 2**index
+    assert sum(p.numel() for p in net.parameters()) == parameters - 2_049_000
+
+
+def test_dilated_c5_keeps_stride_16_and_reaches_as_far():
+    net, plain = (ResNet(ResNetConfig(depth=50, width=8, dilated_c5=dilated)) for dilated in (True, False))
+    assert net.strides == (4, 8, 16, 16) and plain.strides == (4, 8, 16, 32)
+    assert {n: p.shape for n, p in net.state_dict().items()} == {
+        n: p.shape for n, p in plain.state_dict().items()
+    }
+    maps = net(torch.rand(1, 3, 64, 96))
+    assert maps[3].shape == (1, 256, 4, 6) and maps[2].shape == (1, 128, 4, 6)
+    assert {block.conv2.dilation for block in net.stages[3]} == {(2, 2)}
