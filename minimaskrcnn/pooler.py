@@ -2,31 +2,44 @@
 
 RoIAlign (Mask R-CNN, section 3) samples the features bilinearly at real coordinates, so that a mask predicted
 on the grid lies where the object lies.  On a pyramid a box of side √(wh) is read from level
-⌊4 + log2(√(wh) / 224)⌋ (FPN, equation 1): boxes of 224 pixels from P4, half as large from P3, and so on.
+⌊4 + log2(√(wh) / 224)⌋ (FPN, equation 1): boxes of 224 pixels from P4, half as large from P3, and so on.  A backbone
+without a pyramid has one map, and every box is read from it.
+
+RoIPool and RoIWarp are here for the comparison of the paper's tables 2c, 2d and 6.
 
 Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minimaskrcnn.ops import multiscale_roi_align
+from minimaskrcnn.ops import multiscale_roi_align, multiscale_roi_pool, multiscale_roi_warp
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolerConfig:
-    """How RoIs are pooled; the same for the box and the mask head."""
+    """How RoIs are pooled; the same for all heads."""
 
+    operation: Literal["roi_align", "roi_warp", "roi_pool"] = "roi_align"
+    """Table 2c: RoIPool rounds the box and its bins, RoIWarp the box, RoIAlign nothing."""
+    mode: Literal["avg", "max"] = "avg"
+    """The average or the largest of a bin's samples (table 2c).  RoIPool is "max" and has no samples."""
     sampling_ratio: int = 2
     """Samples per bin and axis (Mask R-CNN, section 3: four a bin); 0 takes as many as the bin has cells."""
     aligned: bool = False
-    """Shift by half a cell, so that a cell's value lies at its centre (detectron2); torchvision's models do not."""
+    """Shift by half a cell, so that a cell's value lies at its centre (detectron2); torchvision's models do not.
+    RoIAlign's; RoIWarp always does."""
     canonical_size: float = 224.0
     """Side of the boxes that are read from `canonical_level` (FPN, equation 1)."""
     canonical_level: int = 4
     """Level P_k has stride 2^k."""
+
+    def __post_init__(self) -> None:
+        if self.operation == "roi_pool" and self.mode != "max":
+            raise ValueError(f'roi_pool takes the largest cell of a bin: mode "max", got {self.mode!r}')
 
 
 def pool_rois(
@@ -38,14 +51,11 @@ def pool_rois(
     config: PoolerConfig,
 ) -> Float[Tensor, "R C PH PW"]:
     """Pool every RoI from its level; `features` and `strides` name the levels that RoIs may be read from."""
-    return multiscale_roi_align(
-        features,
-        rois,
-        image_index,
-        (output_size, output_size),
-        strides,
-        sampling_ratio=config.sampling_ratio,
-        aligned=config.aligned,
-        canonical_size=config.canonical_size,
-        canonical_level=config.canonical_level,
-    )
+    levels = {"canonical_size": config.canonical_size, "canonical_level": config.canonical_level}
+    size = (output_size, output_size)
+    if config.operation == "roi_pool":
+        return multiscale_roi_pool(features, rois, image_index, size, strides, **levels)
+    samples = {"sampling_ratio": config.sampling_ratio, "mode": config.mode, **levels}
+    if config.operation == "roi_warp":
+        return multiscale_roi_warp(features, rois, image_index, size, strides, **samples)
+    return multiscale_roi_align(features, rois, image_index, size, strides, aligned=config.aligned, **samples)

@@ -4,8 +4,8 @@ He et al., "Deep Residual Learning" (2015), table 1.  A stem (7×7 convolution a
 together), then four stages; each stage's first block halves the resolution (but for the first) and doubles the
 channels.  A block adds what it computes to what it got.  Stage outputs are called C2 to C5 after FPN.
 
-ResNeXt (Xie et al. 2017) splits a bottleneck's 3×3 convolution into groups; the dilated C5 ("DC5", Dai et al., "R-FCN",
-2016, section 2.1) keeps stride 16 in the last stage by spreading its 3×3 convolutions.
+ResNeXt (Xie et al. 2017) splits a bottleneck's 3×3 convolution into groups; the dilated C5 ("DC5"; Dai et al.,
+"R-FCN", 2016, section 2.1) keeps stride 16 in the last stage by spreading its 3×3 convolutions.
 
 Left out: the classifier.
 """

@@ -190,3 +190,21 @@ def test_a_sweep_against_torchvision(case, size, scale, deterministic):
     (grad,) = torch.autograd.grad(out, features, torch.ones_like(out))
     torch.use_deterministic_algorithms(False)
     assert_close(grad, torch.autograd.grad(theirs, features, torch.ones_like(theirs))[0])
+
+
+def test_each_box_is_pooled_from_its_own_level():
+    features = [seeded(2, 3, 40 // stride, 48 // stride).to(DEVICE).requires_grad_() for stride in (4, 8)]
+    a = torch.tensor([[1.0, 2, 20, 30], [3.5, 1.25, 44, 39], [10, 10, 14, 15]], device=DEVICE)
+    index = torch.tensor([1, 0, 1], device=DEVICE)
+    out, expected = (
+        ops.multiscale_roi_pool(
+            features, a, index, 3, (4, 8), canonical_size=30, canonical_level=3, backend=backend
+        )
+        for backend in ("triton", "torch")
+    )
+    assert torch.equal(out, expected)
+    incoming = seeded(*out.shape).to(DEVICE)
+    for grad, other in zip(
+        torch.autograd.grad(out, features, incoming), torch.autograd.grad(expected, features, incoming)
+    ):
+        assert_close(grad, other)

@@ -28,13 +28,13 @@ def cases(draw):
     return masks, a, draw(integers(len(a), len(masks) - 1))
 
 
-@given(cases(), st.integers(1, 3), st.sampled_from([1, 60, 2**22]))
-def test_a_crop_is_roi_align_of_the_bitmap(case, size, chunk):
+@given(cases(), st.integers(1, 3), st.sampled_from([1, 60, 2**22]), st.booleans())
+def test_a_crop_is_roi_align_of_the_bitmap(case, size, chunk, aligned):
     masks, a, index = case
     rois = torch.cat([index[:, None].double(), a], 1)
-    expected = reference.roi_align(masks[:, None].double(), rois, (size, size))[:, 0]
+    expected = reference.roi_align(masks[:, None].double(), rois, (size, size), aligned=aligned)[:, 0]
     with patch.object(crop, "CHUNK", chunk):
-        assert_close(ops.crop_masks(masks, a, index, size), expected)
+        assert_close(ops.crop_masks(masks, a, index, size, aligned), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.float64])

@@ -61,6 +61,47 @@ def test_aligned_shifts_by_half_a_cell():
         )
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        PoolerConfig(operation="roi_pool", mode="max"),
+        PoolerConfig(operation="roi_warp"),
+        PoolerConfig(operation="roi_warp", mode="max", sampling_ratio=0),
+        PoolerConfig(mode="max"),
+    ],
+    ids=lambda config: f"{config.operation} {config.mode}",
+)
+def test_each_operation_pools_each_box_from_its_level(config):
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(2, 3, 40 // stride, 48 // stride, generator=generator) for stride in (4, 8)]
+    rois = torch.tensor([[1.0, 2.0, 20.0, 30.0], [3.5, 1.25, 44.0, 39.0], [10.0, 10.0, 14.0, 15.0]])
+    config = replace(config, canonical_size=30.0, canonical_level=3)
+    found = pool_rois(features, (4, 8), rois, torch.tensor([1, 0, 1]), 3, config)
+    for row, (roi, image, level) in enumerate(zip(rois, (1, 0, 1), (0, 1, 0))):
+        assert reference.fpn_level(roi, [4, 8], 30.0, 3) == level
+        box, scale = torch.cat([torch.tensor([float(image)]), roi])[None], 1 / (4, 8)[level]
+        if config.operation == "roi_pool":
+            expected = reference.roi_pool(features[level], box, (3, 3), scale)
+        elif config.operation == "roi_warp":
+            how = (config.sampling_ratio, config.mode)
+            expected = reference.roi_warp(features[level], box, (3, 3), scale, *how)
+        else:
+            expected = reference.roi_align(features[level], box, (3, 3), scale, 2, False, "max")
+        assert torch.allclose(found[row].double(), expected[0], atol=1e-5)
+
+
+def test_roi_pool_has_no_average():
+    with pytest.raises(ValueError, match='mode "max", got \'avg\''):
+        PoolerConfig(operation="roi_pool")
+
+
+@pytest.mark.parametrize("operation", ["roi_pool", "roi_warp"])
+def test_every_level_must_have_a_stride(operation):
+    config = PoolerConfig(operation=operation, mode="max")
+    with pytest.raises(ValueError, match="expected a stride for each map"):
+        pool_rois(numbered_levels(), (4, 8), torch.zeros(0, 4), torch.zeros(0).long(), 2, config)
+
+
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [False, True])
 def test_pooling_is_the_reference_on_each_level(sampling_ratio, aligned):

@@ -13,8 +13,8 @@ from minimaskrcnn.ops.match_boxes import MatchedBoxes, match_boxes
 from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
 from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
 from minimaskrcnn.ops.roi_align import fpn_levels, multiscale_roi_align, roi_align
-from minimaskrcnn.ops.roi_pool import roi_pool
-from minimaskrcnn.ops.roi_warp import roi_warp
+from minimaskrcnn.ops.roi_pool import multiscale_roi_pool, roi_pool
+from minimaskrcnn.ops.roi_warp import multiscale_roi_warp, roi_warp
 
 __all__ = [
     "MatchedBoxes",
@@ -28,6 +28,8 @@ __all__ = [
     "masks_to_boxes",
     "match_boxes",
     "multiscale_roi_align",
+    "multiscale_roi_pool",
+    "multiscale_roi_warp",
     "nms",
     "nms_padded",
     "paste_masks",

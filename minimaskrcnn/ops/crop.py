@@ -24,10 +24,11 @@ def crop_masks(
     boxes: Float[Tensor, "R 4"],
     mask_index: Int64[Tensor, "R"],
     output_size: int,
+    aligned: bool = False,
 ) -> Float[Tensor, "R m m"]:
     """Each box's part of its mask, averaged down or interpolated up to m × m, in the boxes' dtype.
 
-    Equals `roi_align(masks[:, None].to(boxes.dtype), rois, (m, m), 1.0, sampling_ratio=-1, aligned=False)[:, 0]`.
+    Equals `roi_align(masks[:, None].to(boxes.dtype), rois, (m, m), 1.0, sampling_ratio=-1, aligned=aligned)[:, 0]`.
     Memory: the masks in the boxes' dtype, and twice CHUNK numbers.  No gradient.  Raises ValueError for a mask index
     out of range on the CPU; on a GPU such a row is NaN.
     """
@@ -42,12 +43,12 @@ def crop_masks(
     step = max(1, CHUNK // max(1, output_size * width))
     for start in range(0, len(boxes), step):
         x1, y1, x2, y2 = boxes[start : start + step].unbind(1)
-        rows, weights = _shares(y1, y2, height, output_size)
+        rows, weights = _shares(y1, y2, height, output_size, aligned)
         rows = rows + first_row[start : start + step, None, None]
         strips = embedding_bag(
             rows.flatten(0, 1), table, mode="sum", per_sample_weights=weights.flatten(0, 1)
         )
-        columns, weights = _shares(x1, x2, width, output_size)
+        columns, weights = _shares(x1, x2, width, output_size, aligned)
         ax = weights.new_zeros(len(x1), output_size, width).scatter_add_(-1, columns, weights)
         with torch.autocast(boxes.device.type, enabled=False):
             out[start : start + step] = strips.view(-1, output_size, width) @ ax.mT
@@ -55,8 +56,9 @@ def crop_masks(
 
 
 def _shares(
-    start: Float[Tensor, "R"], end: Float[Tensor, "R"], extent: int, bins: int
+    start: Float[Tensor, "R"], end: Float[Tensor, "R"], extent: int, bins: int, aligned: bool
 ) -> tuple[Int64[Tensor, "R bins S"], Float[Tensor, "R bins S"]]:
     """The pixels of each bin on one axis, and their weights."""
     extents = torch.full_like(start, extent, dtype=torch.int64)
-    return merged_axis_entries(start, end, extents, bins, samples_per_bin(start, end, bins, False), False)
+    samples = samples_per_bin(start, end, bins, aligned)
+    return merged_axis_entries(start, end, extents, bins, samples, aligned)

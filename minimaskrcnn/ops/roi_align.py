@@ -32,6 +32,7 @@ from minimaskrcnn.ops.rois import (
     as_output,
     bins_of,
     cell_table,
+    check_levels,
     check_mode,
     check_pooling,
     locate,
@@ -102,11 +103,7 @@ def multiscale_roi_align(
     `features` come finest first; `strides` are their pixels per cell, each twice the one before.  The levels are
     copied into one table.  All else is as in `roi_align`, errors included.
     """
-    if not features or len(features) != len(strides) or boxes.shape != (len(image_index), 4):
-        raise ValueError(
-            f"{len(features)} maps, strides {list(strides)}, boxes {tuple(boxes.shape)}, image_index "
-            f"{tuple(image_index.shape)}: expected a stride for each map and an image for each box"
-        )
+    check_levels(features, boxes, image_index, strides)
     how = Sampling(bins_of(output_size), sampling_ratio, aligned, check_mode(mode))
     areas = level_areas(strides, canonical_size, canonical_level)
     scales = [1 / stride for stride in strides]
@@ -127,9 +124,7 @@ def fpn_levels(
     return _levels(boxes, level_areas(strides, canonical_size, canonical_level))
 
 
-def level_areas(
-    strides: Sequence[int | float], canonical_size: float, canonical_level: int
-) -> list[float]:
+def level_areas(strides: Sequence[int | float], canonical_size: float, canonical_level: int) -> list[float]:
     """The smallest area of each level's boxes: `fpn_levels` without a logarithm, so with the same bits everywhere.
 
     1e-6 of a level keeps a box of exactly 224 pixels from falling a level short.  The finest level's is not used.

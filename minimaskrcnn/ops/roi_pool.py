@@ -18,10 +18,12 @@ from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend, takes, use_triton
 from minimaskrcnn.ops.largest import largest_in_rectangles, scatter
+from minimaskrcnn.ops.roi_align import fpn_levels
 from minimaskrcnn.ops.rois import (
     as_output,
     bins_of,
     cell_table,
+    check_levels,
     check_pooling,
     locate,
     rows_and_images,
@@ -61,6 +63,38 @@ def roi_pool(
     return roi_pool_by_torch(input, rows.detach(), image_index, spatial_scale, size)
 
 
+def multiscale_roi_pool(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    output_size: int | tuple[int, int],
+    strides: Sequence[int | float],
+    *,
+    canonical_size: float = 224.0,
+    canonical_level: int = 4,
+    backend: Backend = "auto",
+    validate: bool = False,
+) -> Float[Tensor, "R C PH PW"]:
+    """`roi_pool` of each box on its own level of a feature pyramid, as `multiscale_roi_align` has them.
+
+    The kernel reads one map: on a GPU every box is pooled from every level, and its own is kept.
+    """
+    check_levels(features, boxes, image_index, strides)
+    size, boxes = bins_of(output_size), boxes.detach()
+    scales = [1 / stride for stride in strides]
+    check_pooling(features, boxes, image_index, scales, validate)
+    level = fpn_levels(boxes, strides, canonical_size, canonical_level)
+    if not (use_triton(backend, features[0]) and takes(features[0], boxes, backend)):
+        return _pool_levels(features, boxes, image_index, level, scales, size)
+    from minimaskrcnn.ops.triton_rois import roi_pool_by_triton
+
+    pooled = roi_pool_by_triton(features[0], boxes, image_index, scales[0], size)
+    for number, (feature, scale) in enumerate(zip(features[1:], scales[1:]), start=1):
+        there = roi_pool_by_triton(feature, boxes, image_index, scale, size)
+        pooled = torch.where((level == number)[:, None, None, None], there, pooled)
+    return pooled
+
+
 def roi_pool_by_torch(
     input: Float[Tensor, "B C H W"],
     boxes: Float[Tensor, "R 4"],
@@ -69,11 +103,22 @@ def roi_pool_by_torch(
     size: tuple[int, int],
 ) -> Float[Tensor, "R C PH PW"]:
     """`roi_pool` by the torch path."""
-    rois = locate([input], boxes, image_index, torch.zeros_like(image_index), [spatial_scale])
-    table = cell_table([input])
+    return _pool_levels([input], boxes, image_index, torch.zeros_like(image_index), [spatial_scale], size)
+
+
+def _pool_levels(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    level: Int64[Tensor, "R"],
+    scales: Sequence[float],
+    size: tuple[int, int],
+) -> Float[Tensor, "R C PH PW"]:
+    rois = locate(features, boxes, image_index, level, scales)
+    table = cell_table(features)
     with_element = torch.is_grad_enabled() and table.requires_grad
     pooled, _ = _roi_pool(table, rois.boxes, rois.first, rois.height, rois.width, *size, with_element)
-    return as_output(pooled, rois, *size, input.dtype)
+    return as_output(pooled, rois, *size, features[0].dtype)
 
 
 def _bins(

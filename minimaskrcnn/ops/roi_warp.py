@@ -12,12 +12,12 @@ Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend
-from minimaskrcnn.ops.roi_align import pool
-from minimaskrcnn.ops.rois import Sampling, bins_of, check_mode, rows_and_images
+from minimaskrcnn.ops.roi_align import level_areas, pool
+from minimaskrcnn.ops.rois import Sampling, bins_of, check_levels, check_mode, rows_and_images
 
 
 def roi_warp(
@@ -39,3 +39,25 @@ def roi_warp(
     rows, image_index = rows_and_images(boxes, input)
     how = Sampling(bins_of(output_size), sampling_ratio, True, check_mode(mode), quantise=True)
     return pool([input], rows.detach(), image_index, [spatial_scale], [0.0], how, backend, validate)
+
+
+def multiscale_roi_warp(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    output_size: int | tuple[int, int],
+    strides: Sequence[int | float],
+    *,
+    sampling_ratio: int,
+    canonical_size: float = 224.0,
+    canonical_level: int = 4,
+    mode: str = "avg",
+    backend: Backend = "auto",
+    validate: bool = False,
+) -> Float[Tensor, "R C PH PW"]:
+    """`roi_warp` of each box on its own level of a feature pyramid, as `multiscale_roi_align` has them."""
+    check_levels(features, boxes, image_index, strides)
+    how = Sampling(bins_of(output_size), sampling_ratio, True, check_mode(mode), quantise=True)
+    areas = level_areas(strides, canonical_size, canonical_level)
+    scales = [1 / stride for stride in strides]
+    return pool(features, boxes.detach(), image_index, scales, areas, how, backend, validate)

@@ -125,6 +125,20 @@ def check_pooling(
     check_index(image_index, len(one), validate)
 
 
+def check_levels(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    strides: Sequence[int | float],
+) -> None:
+    """ValueError unless there is a stride for each map and an image for each box."""
+    if not features or len(features) != len(strides) or boxes.shape != (len(image_index), 4):
+        raise ValueError(
+            f"{len(features)} maps, strides {list(strides)}, boxes {tuple(boxes.shape)}, image_index "
+            f"{tuple(image_index.shape)}: expected a stride for each map and an image for each box"
+        )
+
+
 def locate(
     features: Sequence[Float[Tensor, "B C _ _"]],
     boxes: Float[Tensor, "R 4"],
