@@ -9,6 +9,7 @@ from minimaskrcnn.ops.boxes import (
     remove_small_boxes,
 )
 from minimaskrcnn.ops.crop import crop_masks
+from minimaskrcnn.ops.keypoints import decode_keypoints
 from minimaskrcnn.ops.match_boxes import MatchedBoxes, match_boxes
 from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
 from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
@@ -24,6 +25,7 @@ __all__ = [
     "box_iou",
     "clip_boxes_to_image",
     "crop_masks",
+    "decode_keypoints",
     "fpn_levels",
     "masks_to_boxes",
     "match_boxes",
