@@ -144,3 +144,37 @@ def test_parity_with_torchvision(dtype):
     clear = (expected - 0.5).abs() > 1e-5
     assert clear.float().mean() > 0.999
     assert torch.equal(ops.paste_masks(masks, a, (90, 110))[clear], (expected > 0.5)[clear])
+
+
+@given(
+    boxes(max_count=4, dtype=torch.float64), st.integers(1, 5), image_sizes, st.integers(0, 99), st.booleans()
+)
+def test_exact_pasting_is_grid_sample_at_pixel_centres(a, m, image_size, seed, rle):
+    """detectron2's rule, by torch's own sampler."""
+    a = a[((a[:, 2:] - a[:, :2]) > 1e-3).all(1) & (a.abs() < 1e4).all(1)]
+    masks, (height, width) = probs(len(a), m, seed), image_size
+    x = (torch.arange(width, dtype=torch.float64) + 0.5 - a[:, :1]) / (a[:, 2:3] - a[:, :1]) * 2 - 1
+    y = (torch.arange(height, dtype=torch.float64) + 0.5 - a[:, 1:2]) / (a[:, 3:4] - a[:, 1:2]) * 2 - 1
+    shape = (len(a), height, width)
+    grid = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape)], dim=3)
+    expected = torch.nn.functional.grid_sample(masks[:, None], grid, align_corners=False)[:, 0]
+    values = ops.paste_masks(masks, a, image_size, threshold=None, exact=True)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-7)
+    if rle:
+        found = ops.paste_masks_rle(masks, a, image_size, exact=True)
+        clear = (expected - 0.5).abs() > 1e-6
+        for code, mask, sure in zip(found, expected > 0.5, clear):
+            assert torch.equal(decoded(code)[sure], mask[sure])
+
+
+def test_exact_pasting_keeps_fractions_and_passes_absurd_boxes_over():
+    mask = torch.ones(1, 2, 2)
+    # Less than half of the first and of the last column lie in the box; a pixel's centre decides.
+    a = torch.tensor([[1.6, 0.0, 3.4, 4.0]])
+    cut, exact = (ops.paste_masks(mask, a, (4, 6), 0.5, exact=exact)[0, 2] for exact in (False, True))
+    assert exact.tolist() == [False, False, True, False, False, False]
+    assert cut.tolist() == [False, True, True, True, False, False]
+    for absurd in ([float("nan"), 0.0, 1, 1], [3.0, 0, 2, 4], [0.0, 0, 2.0**31, 4], [50.0, 50, 60, 60]):
+        assert not ops.paste_masks(mask, torch.tensor([absurd]), (4, 6), exact=True).any()
+    with pytest.raises(ValueError, match="the kernel has no exact rule"):
+        ops.paste_masks(mask, a, (4, 6), exact=True, backend="triton")

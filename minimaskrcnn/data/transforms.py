@@ -76,6 +76,8 @@ class TransformConfig:
     size_divisor: int = 32  # the stride of the coarsest backbone map, so that every level divides evenly
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet, RGB
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    bgr: bool = False  # channels in this order, mean and std too; detectron2
+    scale: float = 1.0  # of the values before mean and std: 255 for detectron2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +132,15 @@ def resize_keypoints(
     return keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
 
 
-def normalize(
-    image: Float[Tensor, "3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Float[Tensor, "3 h w"]:
-    """(image - mean) / std per channel, in the picture's own dtype."""
-    return (image - image.new_tensor(mean)[:, None, None]) / image.new_tensor(std)[:, None, None]
+def normalize(image: Float[Tensor, "3 h w"], config: TransformConfig) -> Float[Tensor, "3 h w"]:
+    """(image · scale - mean) / std per channel, in the picture's own dtype and the network's order of channels."""
+    if config.bgr:
+        image = image.flip(0)
+    if config.scale != 1:
+        image = image * config.scale
+    return (image - image.new_tensor(config.mean)[:, None, None]) / image.new_tensor(config.std)[
+        :, None, None
+    ]
 
 
 def pad_batch(images: list[Tensor], size_divisor: int) -> tuple[Float[Tensor, "B C H W"], list[ImageSize]]:
@@ -192,7 +198,7 @@ def preprocess(
         raise ValueError(f"{len(min_size_choice)} chosen sizes for {len(images)} pictures")
     original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     resized = [
-        resize_image(normalize(image, config.mean, config.std), resized_size(size, choice, config.max_size))
+        resize_image(normalize(image, config), resized_size(size, choice, config.max_size))
         for image, size, choice in zip(images, original_sizes, min_size_choice)
     ]
     tensor, image_sizes = pad_batch(resized, config.size_divisor)

@@ -5,14 +5,18 @@ integers towards zero, and resize the padded mask bilinearly (align_corners=Fals
 resize is separable: values = Ry · M · Rxᵀ with Ry [h, m + 2] and Rx [w, m + 2], so an object is two small matrix
 products, into the slice of the picture that its box covers.
 
+detectron2's rule is `exact`: the value at a pixel's centre is the mask's there, the mask stretched over the box's
+real corners and zero around it.  It is a pair of such matrices too, with other numbers.
+
 Axis letters: n objects; m mask rows and columns; h, w image rows and columns.
 These functions stand at the model's boundary: the torch path reads the boxes on the host, once, and loops over
 objects; the kernel does neither.  They have no gradient.
-Left out: detectron2's rule (grid_sample at real coordinates).
+The kernel has torchvision's rule alone.
 
 Lessons 00 and 01 (`lessons/`) show it, and measure run lengths against bitmaps.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, TypedDict
 
@@ -50,6 +54,7 @@ def paste_masks(
     image_size: tuple[int, int],
     threshold: float | None = 0.5,
     *,
+    exact: bool = False,
     backend: Backend = "auto",
 ) -> Bool[Tensor, "n h w"] | Float[Tensor, "n h w"]:
     """Masks in the picture: true where the resized mask exceeds `threshold`; `image_size` is (height, width).
@@ -57,18 +62,21 @@ def paste_masks(
     With `threshold=None` the resized masks themselves (what torchvision's model returns), 0 outside of the boxes,
     in the masks' dtype; half precision is computed in float32.  A box without a pixel in the picture gives an empty
     mask, and so does one with a corner that, grown, is NaN or 2**30 pixels or more away.
-    The kernel takes float32 boxes, and masks of at most float32; others run on torch unless `backend="triton"`,
-    which raises TypeError for them.  Raises ValueError for masks that are not square or are empty, or not as many as
-    the boxes, and for an image size below 0; TypeError for masks or boxes that are not floating point.
+    `exact` keeps the boxes' fractions (detectron2).  The kernel takes float32 boxes, and masks of at most float32,
+    and is not exact; others run on torch unless `backend="triton"`, which raises TypeError for their dtype and
+    ValueError for `exact`.  Raises ValueError for masks that are not square or are empty, or not as many as the
+    boxes, and for an image size below 0; TypeError for masks or boxes that are not floating point.
     """
     _check(masks, boxes, image_size)
-    kernel_takes = boxes.dtype == torch.float32 and masks.dtype != torch.float64
+    kernel_takes = boxes.dtype == torch.float32 and masks.dtype != torch.float64 and not exact
+    if exact and backend == "triton":
+        raise ValueError("the kernel has no exact rule: leave `backend` to 'auto' or 'torch'")
     if use_triton(backend, masks) and (kernel_takes or backend == "triton"):
         from minimaskrcnn_kernels.paste_masks import paste_masks as paste_on_gpu
 
         return paste_on_gpu(masks.detach(), boxes.detach(), *image_size, threshold)
     out = _blank((len(masks), *image_size), masks.dtype if threshold is None else torch.bool, masks.device)
-    for canvas, patch in zip(out, _patches(masks, boxes, image_size)):
+    for canvas, patch in zip(out, _patches(masks, boxes, image_size, exact)):
         region = canvas[patch.rows, patch.columns]
         if threshold is None:
             region.copy_(patch.values)
@@ -82,13 +90,15 @@ def paste_masks_rle(
     boxes: Float[Tensor, "n 4"],
     image_size: tuple[int, int],
     threshold: float = 0.5,
+    *,
+    exact: bool = False,
 ) -> list[RLE]:
     """`paste_masks` as COCO run lengths, from each box's region alone: no full-size bitmap is ever made.
 
     Run lengths are made on the host, and so are these masks: tensors on a GPU are copied there, once.
     """
     _check(masks, boxes, image_size)
-    patches = _patches(masks.cpu(), boxes.cpu(), image_size)
+    patches = _patches(masks.cpu(), boxes.cpu(), image_size, exact)
     return [_encode(patch, threshold, image_size) for patch in patches]
 
 
@@ -131,10 +141,18 @@ def _blank(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _patches(
-    masks: Float[Tensor, "n m m"], boxes: Float[Tensor, "n 4"], image_size: tuple[int, int]
+    masks: Float[Tensor, "n m m"], boxes: Float[Tensor, "n 4"], image_size: tuple[int, int], exact: bool
 ) -> Iterator[_Patch]:
     height, width = image_size
     masks = masks.detach() if masks.dtype == torch.float64 else masks.detach().float()
+    if exact:
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.detach().double().tolist()):
+            rows, resize_rows = _exact_matrix(y1, y2, height, mask)
+            columns, resize_columns = _exact_matrix(x1, x2, width, mask)
+            with torch.autocast(mask.device.type, enabled=False):
+                values = resize_rows @ mask @ resize_columns.T
+            yield _Patch(rows, columns, values)
+        return
     corners = _integer_boxes(boxes.detach(), masks.shape[1]).tolist()
     for mask, (x1, y1, x2, y2) in zip(pad(masks, (1, 1, 1, 1)), corners):
         rows, resize_rows = _resize_matrix(y1, y2, height, mask)
@@ -165,3 +183,18 @@ def _resize_matrix(
     # A hat of half-width 1 around the source point: its two neighbours get 1 - fraction and fraction.
     hat = np.maximum(1 - np.abs(source[:, None] - np.arange(samples)), 0)
     return slice(start, stop), torch.from_numpy(hat).to(mask)
+
+
+def _exact_matrix(
+    start: float, end: float, limit: int, mask: Float[Tensor, "m m"]
+) -> tuple[slice, Float[Tensor, "visible m"]]:
+    """The pixels of 0..limit - 1 that a sample reaches, and the weights of the samples at their centres."""
+    samples, length = len(mask), end - start
+    if not (0 < length < HUGE and abs(start) < HUGE):
+        return slice(0, 0), mask.new_zeros(0, samples)
+    # The outermost samples reach half their width beyond the box.
+    first = min(max(math.ceil(start - 0.5 * length / samples - 0.5), 0), limit)
+    stop = max(min(math.floor(end + 0.5 * length / samples - 0.5) + 1, limit), first)
+    source = (np.arange(first, stop) + 0.5 - start) * (samples / length) - 0.5
+    hat = np.maximum(1 - np.abs(source[:, None] - np.arange(samples)), 0)
+    return slice(first, stop), torch.from_numpy(hat).to(mask)
