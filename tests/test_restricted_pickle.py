@@ -1,0 +1,510 @@
+"""The restricted pickle reader: what numpy writes is read bit for bit, and nothing that acts is."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimaskrcnn import restricted_pickle
+from minimaskrcnn.restricted_pickle import read_restricted_pickle
+
+CONTENT = {
+    "model": OrderedDict(
+        weight=np.arange(6, dtype=np.float32).reshape(2, 3) / 7,
+        fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        big_endian=np.arange(-2, 3).astype(">i2"),
+        half=np.array([1.5, -2.0], dtype=np.float16),
+        boolean=np.array([True, False]),
+        point=np.array(7, dtype=np.uint8),
+        nan=np.array([np.nan, np.inf]),
+    ),
+    "__author__": "Zoo of Bären",
+    "matching_heuristics": True,
+    "plain": [None, False, -1, 300, 2**70, 2.5, ("a", (1,), ()), b"\x00\xff", {3: "three"}],
+    "scalars": (np.float32(2.5), np.int64(-9)),
+}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "model.pkl"
+
+
+def read(path: Path, content: bytes) -> object:
+    path.write_bytes(content)
+    return read_restricted_pickle(path)
+
+
+def refusal(path: Path, content: bytes) -> str:
+    """The sentence with which `content` is refused."""
+    with pytest.raises(ValueError) as error:
+        read(path, content)
+    text = str(error.value)
+    assert str(path) in text and "\n" not in text and len(text) < len(str(path)) + 300
+    return text
+
+
+def same(found: object, expected: object) -> bool:
+    if isinstance(expected, np.ndarray):
+        return (
+            type(found) is np.ndarray
+            and found.dtype == expected.dtype
+            and np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f")
+        )
+    if isinstance(expected, dict):
+        return (
+            type(found) is dict
+            and list(found) == list(expected)
+            and all(same(found[k], expected[k]) for k in found)
+        )
+    if isinstance(expected, list | tuple):
+        return (
+            type(found) is type(expected) and len(found) == len(expected) and all(map(same, found, expected))
+        )
+    return type(found) in (type(expected), int, float) and found == expected
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+def test_what_python_3_writes_is_read(path, protocol):
+    assert same(read(path, pickle.dumps(CONTENT, protocol)), CONTENT)
+
+
+def test_arrays_share_no_memory_that_could_be_written(path):
+    found = read(path, pickle.dumps(np.zeros(3), 4))
+    assert not found.flags.writeable
+
+
+def test_arrays_that_are_there_twice_are_one(path):
+    array = np.zeros(3)
+    first, second, inner = read(path, pickle.dumps([array, array, (array,)], 4))
+    assert first is second is inner[0]
+
+
+def test_empty_arrays(path):
+    assert read(path, pickle.dumps(np.zeros((0, 3), np.float32), 4)).shape == (0, 3)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text()
+        | st.binary(min_size=1)
+        | st.lists(st.integers(-(2**31), 2**31 - 1)).map(lambda x: np.array(x, dtype=np.int32)),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.text() | st.integers(), inner)
+            | st.tuples(inner, inner)
+            | st.tuples(inner, inner, inner, inner)
+        ),
+        max_leaves=12,
+    ),
+    st.sampled_from([3, 4]),
+)
+def test_any_plain_content_comes_back(tmp_path_factory, content, protocol):
+    path = tmp_path_factory.mktemp("pickles") / "any.pkl"
+    assert same(read(path, pickle.dumps(content, protocol)), content)
+
+
+# What Python 2 writes for {"w": numpy.array([1.5, -2], "f4")} in protocol 2: byte strings (SHORT_BINSTRING).
+ARRAY_2 = struct.pack("<2f", 1.5, -2)
+PYTHON_2 = (
+    b"\x80\x02}q\x01U\x01wq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05"
+    b"(K\x01K\x02\x85cnumpy\ndtype\nq\x06U\x02f4K\x00K\x01\x87Rq\x07(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00"
+    b"tb\x89U\x08" + ARRAY_2 + b"tbs."
+)
+
+
+def test_what_python_2_writes_is_read(path):
+    # -2 is 0xc0000000 in the file: not ASCII, and latin1 gives the bytes back.
+    assert b"\xc0" in ARRAY_2
+    assert same(pickle.loads(PYTHON_2, encoding="latin1"), {"w": np.array([1.5, -2], dtype=np.float32)})
+    assert same(read(path, PYTHON_2), {"w": np.array([1.5, -2], dtype=np.float32)})
+
+
+def test_strings_of_python_2s_text_protocol(path):
+    assert read(path, b"(lp0\nS'a\\x00\\xc0\\n\\r\\t\\\\\\'\"'\np1\naS\"it's \\xff\"\naS''\na.") == [
+        "a\x00\xc0\n\r\t\\'\"",
+        "it's ÿ",
+        "",
+    ]
+    assert read(path, b"(I01\nI00\nI-7\nL99L\nF1.5\nV\\u00e9\nt.") == (True, False, -7, 99, 1.5, "é")
+    for broken in (b"S'a\n.", b"Sa\n.", b"S'\n.", b"S'a", b"S'\\q'\n."):
+        refusal(path, broken)
+
+
+def test_ordered_dicts_of_python_2(path):
+    # Python 2 gives their items as the argument: a list of lists.
+    content = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01e](U\x01bK\x02ee\x85R."
+    assert pickle.loads(content) == read(path, content) == {"a": 1, "b": 2}
+
+
+class Calls:
+    """Pickles as a call of `function` with `arguments`."""
+
+    def __init__(self, function: object, *arguments: object, state: object = None) -> None:
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> tuple:
+        return self.reduced
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_nothing_is_called(path, tmp_path, protocol):
+    target = tmp_path / "written"
+    attacks = [
+        (Calls(os.system, f"touch {target}"), "posix.system"),
+        (Calls(eval, f"open({str(target)!r}, 'w')"), "eval"),
+        (Calls(exec, f"open({str(target)!r}, 'w')"), "exec"),
+        (Calls(os.mkdir, str(target)), "mkdir"),
+        (Calls(getattr, 1, "real"), "getattr"),
+        (Calls(np.load, str(target)), "load"),
+        (Calls(np.memmap, str(target), np.uint8, "w+", 0, 4), "memmap"),
+        (Calls(pickle.loads, b"."), "loads"),
+        (Calls(bytearray, 2**40), "bytearray"),
+        (Calls(range, 3), "range"),
+    ]
+    for attack, name in attacks:
+        text = refusal(path, pickle.dumps({"model": [attack]}, protocol))
+        assert name in text and "it asks for" in text
+        assert not target.exists()
+    # The first of them does act where pickle is trusted: a fair trial.
+    pickle.loads(pickle.dumps(attacks[0][0], protocol))
+    assert target.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("numpy", "ndarray.tofile"),
+        ("numpy.core.multiarray", "_reconstruct.__globals__"),
+        ("numpy", "dtype.__class__"),
+        ("collections", "OrderedDict.fromkeys"),
+        ("collections", "sys.modules"),
+        ("numpy core.multiarray", "scalar"),
+        ("_codecs", "decode"),
+        ("numpy", "f2py"),
+        ("numpy.core.multiarray", "fromfile"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("copyreg", "_reconstructor"),
+        ("copy_reg", "__newobj__"),
+        ("numpy", "matrix"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+    ],
+)
+def test_other_names_are_refused(path, module, name):
+    shown = f"{module}.{name}".replace(" ", ".")
+    assert shown in refusal(path, f"c{module}\n{name}\n)R.".encode())
+    strings = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, name))
+    assert shown in refusal(path, b"\x80\x04" + strings + b"\x93)R.")
+
+
+def array_program(
+    *,
+    subtype=b"cnumpy\nndarray\n",
+    code=b"U\x02f4",
+    state=None,
+    shape=b"K\x02\x85",
+    data=b"U\x08" + ARRAY_2,
+    rest=b"",
+) -> bytes:
+    """A pickle of an array, part by part."""
+    state = state or b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    dtype = b"cnumpy\ndtype\n" + code + b"K\x00K\x01\x87R" + state + b"b"
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n" + subtype + b"K\x00\x85U\x01b\x87R"
+    return b"\x80\x02" + reconstruct + b"(K\x01" + shape + dtype + b"\x89" + data + b"tb" + rest + b"."
+
+
+def test_the_parts_make_an_array(path):
+    assert read(path, array_program()).tolist() == [1.5, -2]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([None, {"a": 1}], dtype=object),
+        np.array([(1, None)], dtype=[("a", "i4"), ("b", object)]),
+        np.array([(1, 2)], dtype=[("a", "i4"), ("b", "f4")]),
+        np.zeros(2, dtype=[("a", [("b", object)])]),
+        np.array(["text"]),
+        np.array([b"text"]),
+        np.array(["2020-01-01"], dtype="datetime64[D]"),
+        np.array([1j]),
+        np.zeros(2, dtype="V4"),
+    ],
+)
+def test_arrays_of_something_other_than_numbers(path, array, protocol):
+    text = refusal(path, pickle.dumps({"model": array}, protocol))
+    assert "something other than numbers" in text or "an array of Python objects" in text
+    assert ("Python objects" in text) == (array.dtype == object)
+
+
+DASHES = b"J\xff\xff\xff\xffJ\xff\xff\xff\xff"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"(K\x03U\x01|NNN" + DASHES + b"K?t",  # flags of an object array
+        b"(K\x03U\x01<N(U\x01at}U\x01a(cnumpy\ndtype\nU\x02O8K\x00K\x01\x87RK\x00ts"
+        + DASHES
+        + b"K\x00t",  # fields
+        b"(K\x03U\x01<K\x01K\x02\x86NN" + DASHES + b"K\x00t",  # a sub-array
+        b"(K\x03U\x01<NNNJ\x00\x00\x00\x40J\xff\xff\xff\xffK\x00t",  # 2**30 bytes an element
+        b"(K\x03U\x01<K\x05NN" + DASHES + b"K\x00t",
+        b"(K\x03U\x01sNNN" + DASHES + b"K\x00t",  # no byte order
+        b"(K\x04U\x01<NNN" + DASHES + b"K\x00}t",  # metadata
+        b"}",
+        b"(t",
+        b"N",
+    ],
+)
+def test_a_dtypes_state_sets_the_byte_order_only(path, state):
+    assert "a dtype with" in refusal(path, array_program(state=state)) or b"O8" in state
+
+
+@pytest.mark.parametrize(
+    "code", [b"U\x02O8", b"U\x02M8", b"U\x03c16", b"U\x02f3", b"U\x02V4", b"U\x0bf4,(9999)i1", b"K\x04"]
+)
+def test_a_dtypes_code_is_that_of_a_number(path, code):
+    text = refusal(path, array_program(code=code))
+    assert "something other than" in text or "Python objects" in text
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b"(J\x00\x00\x10\x00J\x00\x00\x10\x00t",  # 2**40 elements
+        b"\x8a\x06\x00\x00\x00\x00\x00\x01\x85",  # 2**40 on one axis
+        b"(J\xff\xff\xff\xffJ\xfe\xff\xff\xfft",  # -1 × -2 elements, which are 8 bytes
+        b"(K\x00" + b"J\xff\xff\xff\x7f" * 7 + b"t",  # no element, and 2**217 beside it
+        b"(" + b"K\x01" * 8 + b"K\x02t",
+        b"K\x03\x85",
+        b"K\x01\x85",
+        b"G\x40\x00\x00\x00\x00\x00\x00\x00\x85",  # 2.0
+        b"\x88\x85",
+        b"U\x012\x85",
+        b"K\x02",
+        b")",
+    ],
+)
+def test_shapes_that_the_bytes_do_not_have(path, shape):
+    data = b"U\x00" if b"\x7f" in shape else b"U\x08" + ARRAY_2
+    text = refusal(path, array_program(shape=shape, data=data))
+    # The last says what numpy does, which never sees the others.
+    reasons = ("bytes, not", "whose shape is", "whose state is not", "array is too big", "dimension")
+    assert any(reason in text for reason in reasons)
+    if b"\xfe" in shape or shape.count(b"K\x01") > 1:
+        assert "whose shape is" in text
+
+
+def test_numpys_own_functions_make_arrays_only(path):
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n"
+    for content in (
+        # A shape that numpy's function would allocate: 2**40 floats.
+        reconstruct + b"cnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85U\x02f8\x87R.",
+        reconstruct + b"cnumpy\ndtype\nK\x00\x85U\x01b\x87R.",
+        reconstruct + b")R.",
+        b"cnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.",
+        b"cnumpy\ndtype\nN\x85R.",
+        b"cnumpy\ndtype\n](U\x01aU\x02O8\x86e\x85R.",
+        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8K\x00K\x01\x87R" + b"U\x00\x86R.",
+        b"cnumpy.core.multiarray\nscalar\nU\x02f8U\x08" + bytes(8) + b"\x86R.",
+        b"c_codecs\nencode\nU\x01aU\x05rot13\x86R.",
+        b"c_codecs\nencode\nU\x01a\x85R.",
+        b"ccollections\nOrderedDict\nK\x05\x85R.",
+        b"ccollections\nOrderedDict\n](K\x05e\x85R.",
+        b"U\x01aK\x01\x85R.",
+        b"}K\x01\x85R.",
+    ):
+        text = refusal(path, content)
+        reasons = ("a call of", "Python objects", "something other than the code", "other than pairs")
+        assert any(reason in text for reason in reasons)
+
+
+def test_scalars_have_the_bytes_of_their_dtype(path):
+    for size, fits in ((8, True), (7, False), (16, False)):
+        state = b"(K\x03U\x01<NNN" + DASHES + b"K\x00tb"
+        dtype = b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R" + state
+        content = b"cnumpy.core.multiarray\nscalar\n" + dtype + b"U" + bytes([size]) + bytes(size) + b"\x86R."
+        if fits:
+            assert read(path, content) == 0.0
+        else:
+            assert "with" in refusal(path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}}b.",  # the state of a dict
+        b"](K\x01eK\x01b.",
+        b"ccollections\nOrderedDict\n)R}U\x01aK\x01sb.",
+        b"cnumpy\nndarray\n}U\x0c__setstate__K\x01sb.",
+        array_program(rest=b"}b"),
+    ],
+)
+def test_only_arrays_have_a_state(path, content):
+    assert "a state (BUILD)" in refusal(path, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "instruction"),
+    [
+        (b"Pid\n.", "PERSID"),
+        (b"U\x02idQ.", "BINPERSID"),
+        (b"(ios\nsystem\n.", "INST"),
+        (b"(cnumpy\nndarray\no.", "OBJ"),
+        (b"cnumpy\nndarray\n)\x81.", "NEWOBJ"),
+        (b"\x80\x04cnumpy\nndarray\n)}\x92.", "NEWOBJ_EX"),
+        (b"\x82\x01.", "EXT1"),
+        (b"\x83\x01\x00.", "EXT2"),
+        (b"\x84\x01\x00\x00\x00.", "EXT4"),
+        (b"\x80\x04\x8f.", "EMPTY_SET"),
+        (b"\x80\x04(\x91.", "FROZENSET"),
+        (b"\x80\x05\x97.", "NEXT_BUFFER"),
+        (b"K\x012.", "DUP"),
+    ],
+)
+def test_other_instructions_are_refused_by_name(path, content, instruction):
+    assert f"the instruction {instruction}," in refusal(path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cnumpy\nndarray\n.",
+        b"cnumpy\nndarray\n\x85.",
+        b"](cnumpy\nndarray\ne.",
+        b"}U\x01acnumpy\nndarray\n\x85\x85s.",
+        b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R.",
+        b"]cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87Ra.",
+        b"]cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNN" + DASHES + b"K\x00tb\x85a.",
+        b"](cnumpy\nndarray\nl.",
+    ],
+)
+def test_no_function_class_or_dtype_is_in_what_is_read(path, content):
+    refusal(path, content)
+
+
+@pytest.mark.parametrize("key", [b"K\x01\x85", b"G" + bytes(8), b"N", b"cnumpy\nndarray\n", b")"])
+def test_keys_are_strings_or_integers(path, key):
+    assert "key" in refusal(path, b"}" + key + b"K\x01s.")
+    assert "key" in refusal(path, b"(" + key + b"K\x01d.")
+
+
+def test_depth_and_cycles_do_no_harm(path):
+    # Hashing a tuple in 100,000 others would overflow the C stack, and one doubled 300 times take 2**300 steps.
+    assert "key" in refusal(path, b"})" + b"\x85" * 100_000 + b"K\x01s.")
+    assert "key" in refusal(path, b"})" + b"q\x01h\x01\x86" * 300 + b"K\x01s.")
+    assert "a function's name that is a list" in refusal(path, b"]" * 20_000 + b"a" * 19_999 + b"U\x01a\x93.")
+    cycle = read(path, b"]q\x01h\x01a.")
+    assert cycle[0] is cycle
+
+
+def test_memory_bombs(path, monkeypatch):
+    # The standard library's unpickler makes a memo of 2**32 entries for this.
+    assert read(path, b"K\x01r\xff\xff\xff\x7f.") == 1
+    for claimed in (
+        b"\x8e" + struct.pack("<Q", 2**40),
+        b"B" + struct.pack("<I", 2**32 - 1),
+        b"\x8b\xff\xff\xff\x7f",
+    ):
+        text = refusal(path, claimed + b"abc.")
+        assert "bytes" in text or "not enough data" in text
+    # One string, encoded again and again.
+    text = b"X" + struct.pack("<I", 10**5) + b"a" * 10**5 + b"q\x01c_codecs\nencode\nq\x02"
+    assert len(read(path, text + b"h\x01U\x06latin1\x86R.")) == 10**5
+    again = b"h\x02h\x01U\x06latin1\x86R" * 1000
+    assert "copies its own parts" in refusal(path, b"(" + text + again + b"t.")
+    # One list, made a dict again and again.
+    pairs = (
+        b"]("
+        + b"".join(b"](K%cK\x00e" % key for key in range(200))
+        + b"eq\x01ccollections\nOrderedDict\nq\x02"
+    )
+    assert read(path, pairs + b"h\x01\x85R.") == dict.fromkeys(range(200), 0)
+    again = b"h\x02h\x01\x85R" * 1000
+    assert "copies its own parts" in refusal(path, b"(" + pairs + again + b"t.")
+    monkeypatch.setattr(restricted_pickle, "MAX_INSTRUCTIONS", 20)
+    assert read(path, b"(" + b"}" * 18 + b"t.") == ({},) * 18
+    assert "more than 20 instructions" in refusal(path, b"(" + b"}" * 19 + b"t.")
+
+
+def test_files_that_are_too_large(path, monkeypatch):
+    monkeypatch.setattr(restricted_pickle, "MAX_BYTES", 5)
+    assert read(path, b"(K\x01t.") == (1,)
+    assert "6 bytes" in refusal(path, b"(K\x01)t.")
+
+
+def test_files_that_are_something_else(path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", b"K\x01.")
+    assert "a zip archive, as torch.save writes" in refusal(path, archive.getvalue())
+    assert "0 bytes end without" in refusal(path, b"")
+    assert "2 bytes follow its end" in refusal(path, b"K\x01..N")
+    assert "byte b'\\xff' at 1 is no instruction" in refusal(path, b"N\xff")
+    refusal(path, b"\x89PNG\r\n\x1a\n" + bytes(60))
+    for content in (
+        b"hello world",
+        b"\xff",
+        b".",
+        b"a.",
+        b"s.",
+        b"t.",
+        b"e.",
+        b"R.",
+        b"b.",
+        b"h\x05.",
+        b"q\x05.",
+        b"\x93.",
+    ):
+        refusal(path, content)
+    with pytest.raises(FileNotFoundError):
+        read_restricted_pickle(path.with_name("absent.pkl"))
+
+
+def test_every_cut_is_noticed(path):
+    whole = pickle.dumps(CONTENT, 4)
+    for length in range(0, len(whole), 7):
+        refusal(path, whole[:length])
+
+
+@given(
+    st.sampled_from([0, 2, 4]),
+    st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_damage_ends_in_a_value_error_or_in_data(tmp_path_factory, protocol, damage):
+    content = bytearray(pickle.dumps(CONTENT, protocol))
+    for place, byte in damage:
+        content[place % len(content)] = byte
+    path = tmp_path_factory.mktemp("pickles") / "damaged.pkl"
+    path.write_bytes(bytes(content))
+    try:
+        found = read_restricted_pickle(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert type(found) in (dict, list, tuple, str, int, float, bool, bytes, type(None), np.ndarray)
+
+
+@given(st.binary(max_size=60))
+def test_noise_ends_in_a_value_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("pickles") / "noise.pkl"
+    path.write_bytes(content + b".")
+    try:
+        read_restricted_pickle(path)
+    except ValueError as error:
+        assert str(path) in str(error)
