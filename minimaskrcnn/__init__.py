@@ -9,9 +9,16 @@
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.presets import (
     fasterrcnn_resnet50_fpn,
+    keypoint_maskrcnn_resnet50_fpn,
+    keypointrcnn_resnet50_fpn,
+    keypointrcnn_toy,
     maskrcnn_resnet18_fpn,
+    maskrcnn_resnet50_c4,
+    maskrcnn_resnet50_c5,
     maskrcnn_resnet50_fpn,
+    maskrcnn_resnet101_c4,
     maskrcnn_resnet101_fpn,
+    maskrcnn_resnext101_fpn,
     maskrcnn_small,
     maskrcnn_toy,
 )
@@ -21,9 +28,16 @@ __all__ = [
     "MaskRCNN",
     "MaskRCNNConfig",
     "fasterrcnn_resnet50_fpn",
+    "keypoint_maskrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "keypointrcnn_toy",
     "maskrcnn_resnet18_fpn",
+    "maskrcnn_resnet50_c4",
+    "maskrcnn_resnet50_c5",
     "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet101_c4",
     "maskrcnn_resnet101_fpn",
+    "maskrcnn_resnext101_fpn",
     "maskrcnn_small",
     "maskrcnn_toy",
 ]

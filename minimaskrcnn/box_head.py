@@ -5,11 +5,14 @@ features, two fully connected layers, then K + 1 class logits (0 is the backgrou
 class.  In training it sees proposals sampled by IoU, a quarter of them objects; at test time every class of
 every proposal above a score is a candidate and NMS within each class leaves the detections.
 
+Without a pyramid the head is ResNet's fifth stage, run on every RoI (figure 4 left), and the mask head reads what it
+computes.
+
 Letters: B images, K proposals, S sampled RoIs, R rows that are computed, N classes with background, D detections.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +24,7 @@ from minimaskrcnn.data.transforms import GroundTruth
 from minimaskrcnn.matching import gather_rows, match, sample, sampling_keys
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import nms_padded
+from minimaskrcnn.resnet import ResNetConfig, init_convolutions, make_stage
 from minimaskrcnn.rpn import Proposals, full_precision
 
 
@@ -29,7 +33,11 @@ class BoxHeadConfig:
     """Numbers of Mask R-CNN, sections 3.1 and 4, and of Fast R-CNN where these are silent."""
 
     pooled_size: int = 7
-    """Bins along each side (FPN, section 4.2)."""
+    """Bins along each side (FPN, section 4.2; Mask R-CNN, figure 4 left)."""
+    trunk: Literal["fc", "res5"] = "fc"
+    """Two fully connected layers, or ResNet's fifth stage and an average (figure 4)."""
+    res5_stride: int = 1
+    """Of that stage: 1 on 7×7 bins (figure 4 left), 2 on 14×14 (He et al. 2015; detectron2)."""
     convs: int = 0
     """3×3 convolutions before the fully connected layers, as wide as the pyramid; 4 in Wu & He 2018, section 5.1."""
     norm: Norm = "none"
@@ -44,7 +52,7 @@ class BoxHeadConfig:
     """A RoI is an object from this IoU on and background below (section 3.1)."""
     delta_weights: Weights = BOX_HEAD_WEIGHTS
     smooth_l1_beta: float = 1 / 9
-    """Where the box loss turns from quadratic to linear (torchvision; detectron2 has plain L1)."""
+    """Where the box loss turns from quadratic to linear (torchvision); 0 is plain L1 (detectron2)."""
     score_threshold: float = 0.05
     """Candidates have a higher score than this (Fast R-CNN's implementations)."""
     nms_iou: float = 0.5
@@ -86,17 +94,19 @@ def rows_to_compute(valid: Bool[Tensor, "B S"]) -> tuple[Int[Tensor, " R"], Int[
     return image.reshape(-1), column.reshape(-1)
 
 
-@torch.no_grad()
 def sample_rois(
     proposals: Proposals, truth: GroundTruth, config: BoxHeadConfig, generator: torch.Generator | None
 ) -> RoIs:
-    """Sample RoIs from the proposals and, so that there are always some positives, the ground truth itself."""
+    """Sample RoIs from the proposals and, so that there are always some positives, the ground truth itself.
+
+    Their coordinates carry the proposals' gradient, if any (`RPNConfig.end_to_end`).
+    """
     boxes = torch.cat([proposals.boxes, truth.boxes], dim=1)
     valid = torch.cat([proposals.valid, truth.valid], dim=1)
     matches = match(
         truth.boxes,
         truth.valid,
-        boxes,
+        boxes.detach(),
         valid,
         positive_iou=config.positive_iou,
         negative_iou=config.positive_iou,
@@ -179,24 +189,55 @@ def detect(
 
 
 class BoxHead(nn.Module):
-    """Convolutions, if any, and two fully connected layers; then class logits and deltas for each class."""
+    """From pooled features to class logits and deltas for each class.
 
-    def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig) -> None:
+    "fc": convolutions, if any, and two fully connected layers.  "res5": ResNet's fifth stage and an average.
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, config: BoxHeadConfig, resnet: ResNetConfig | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
-        self.norms = nn.ModuleList(make_norm(config.norm, channels) for _ in range(config.convs))
-        self.fc1 = nn.Linear(channels * config.pooled_size**2, config.hidden)
-        self.fc2 = nn.Linear(config.hidden, config.hidden)
-        self.classifier = nn.Linear(config.hidden, num_classes)
-        self.deltas = nn.Linear(config.hidden, 4 * num_classes)
+        width = config.hidden
+        if config.trunk == "res5":
+            if resnet is None or resnet.stages != 3:
+                raise ValueError(
+                    f"a head with the fifth stage needs a ResNet of the other three, got {resnet}"
+                )
+            self.res5 = make_stage(3, config.res5_stride, 1, resnet)
+            init_convolutions(self.res5)
+            width = resnet.stage_channels(3)
+        else:
+            self.convs = nn.ModuleList(
+                nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs)
+            )
+            self.norms = nn.ModuleList(make_norm(config.norm, channels) for _ in range(config.convs))
+            self.fc1 = nn.Linear(channels * config.pooled_size**2, config.hidden)
+            self.fc2 = nn.Linear(config.hidden, config.hidden)
+        self.classifier = nn.Linear(width, num_classes)
+        self.deltas = nn.Linear(width, 4 * num_classes)
+        self.shared_channels = width if config.trunk == "res5" else channels
+        self.shared_size = -(-config.pooled_size // config.res5_stride) if config.trunk == "res5" else None
+
+    def shared(self, pooled: Float[Tensor, "R C PH PW"]) -> Float[Tensor, "R C2 _ _"]:
+        """What the mask head reads too: res5's output, or the pooled features as they are."""
+        return self.res5(pooled) if self.config.trunk == "res5" else pooled
+
+    def predict(
+        self, shared: Float[Tensor, "R C _ _"]
+    ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
+        """Logits and deltas from `shared`'s output."""
+        if self.config.trunk == "res5":
+            hidden = shared.mean(dim=(2, 3))
+        else:
+            for conv, norm in zip(self.convs, self.norms):
+                shared = F.relu(norm(conv(shared)))
+            hidden = F.relu(self.fc2(F.relu(self.fc1(shared.flatten(1)))))
+        logits, deltas = self.classifier(hidden), self.deltas(hidden)
+        return full_precision(logits), full_precision(deltas).unflatten(1, (-1, 4))
 
     def forward(
         self, pooled: Float[Tensor, "R C PH PW"]
     ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
-        x = pooled
-        for conv, norm in zip(self.convs, self.norms):
-            x = F.relu(norm(conv(x)))
-        hidden = F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
-        logits, deltas = self.classifier(hidden), self.deltas(hidden)
-        return full_precision(logits), full_precision(deltas).unflatten(1, (-1, 4))
+        return self.predict(self.shared(pooled))

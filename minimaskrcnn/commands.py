@@ -19,10 +19,12 @@ from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
+from minimaskrcnn.engine import ablation_run
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
 from minimaskrcnn.engine.recipes import PRESETS, Recipe, cpu_precision, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import as_detectron2
 from minimaskrcnn.weights import CategoryName, load_any, load_matching, read_any
 
 DEMO_TRAIN, DEMO_VAL = 3000, 100
@@ -67,15 +69,19 @@ def train(options: argparse.Namespace) -> None:
     recipe = _recipe(options.preset)
     config = _training_config(recipe, options)
     device = _device(options)
-    dataset, held_out = _training_data(options)
+    people = recipe.config(2).keypoint_head is not None
+    dataset, held_out = _training_data(options, people)
     categories = _categories(dataset)
     torch.manual_seed(config.seed)
     model_config = recipe.config(dataset.num_classes)
-    if options.weights is None:
+    given = None if options.weights is None else read_any(options.weights)
+    if given is None:
         model_config = from_scratch(model_config)
+    elif given.detectron2 is not None:
+        model_config = as_detectron2(model_config)
     model = MaskRCNN(model_config)
-    if options.weights is not None:
-        fresh = load_matching(model, read_any(options.weights))
+    if given is not None:
+        fresh = load_matching(model, given.state_dict)
         heads = sorted({".".join(name.split(".")[:2]) for name in fresh})
         print(f"Started from {options.weights}; start afresh: {', '.join(heads) or 'nothing'}.")
     model.to(device)
@@ -102,7 +108,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """COCO's numbers of a weights file on a data set, and its detections as COCO results."""
     model, categories = load_any(options.weights)
     model.to(_device(options))
-    dataset = _limited(_open(options, "val"), options.limit)
+    dataset = _limited(_open(options, "val", model.keypoint_head is not None), options.limit)
     known = {category.id for category in dataset.categories}
     category_of = {c.label: c.category_id for c in categories if c.category_id in known}
     if not category_of:
@@ -130,15 +136,20 @@ def predict(options: argparse.Namespace) -> None:
         image = read_image(path)
         detection = _detect(model, image)
         size = (image.shape[-2], image.shape[-1])
-        results += [
-            {**row, "file_name": path.name} for row in to_results(detection, image_id, size, category_of)
-        ]
+        exact = model.mask_head is not None and model.mask_head.config.exact_paste
+        rows = to_results(detection, image_id, size, category_of, exact_paste=exact)
+        results += [{**row, "file_name": path.name} for row in rows]
         drawn = draw_detections(image, detection, _names(categories), options.threshold)
         drawn.save(target)
         shown = int((detection["scores"] >= options.threshold).sum())
         print(f"{path}: {shown} objects from score {options.threshold:g} on, drawn in {target}")
     write_json(options.out / "results.json", results)
     print(f"All {len(results)} detections as COCO results: {options.out / 'results.json'}")
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """One of the paper's tables in miniature: every row and seed, or what is left of them."""
+    ablation_run.run(options.table, options.out, steps=options.steps, seeds=options.seeds, jobs=options.jobs)
 
 
 def make_toybox(options: argparse.Namespace) -> None:
@@ -174,7 +185,9 @@ def bench_kernels(options: argparse.Namespace) -> None:
     """Our kernels on this machine's GPU, checked and then timed.  Exit code 1 where a result is wrong."""
     refused = kernels_bench.run(options.only, options.out)
     if refused:
-        raise SystemExit(f"minimaskrcnn bench: {refused} rows disagree with the torch path and were not timed")
+        raise SystemExit(
+            f"minimaskrcnn bench: {refused} rows disagree with the torch path and were not timed"
+        )
 
 
 def _demo_scenes(out: Path) -> Path:
@@ -205,27 +218,32 @@ def _training_config(recipe: Recipe, options: argparse.Namespace) -> TrainConfig
     return replace(config, warmup_steps=min(config.warmup_steps, config.steps // 10))
 
 
-def _training_data(options: argparse.Namespace) -> tuple[CocoDataset, CocoDataset]:
-    dataset = _limited(_open(options, "train"), options.limit)
+def _training_data(options: argparse.Namespace, people: bool) -> tuple[CocoDataset, CocoDataset]:
+    dataset = _limited(_open(options, "train", people), options.limit)
     if options.data is None:
         if (options.val_images is None) != (options.val_annotations is None):
             raise ValueError("--val-images and --val-annotations go together")
         if options.val_images is None:
             return dataset, dataset
-        return dataset, CocoDataset(options.val_images, options.val_annotations)
-    held_out = _open_split(_root(options), options.val_split, "val")
+        return dataset, _open_files(options.val_images, options.val_annotations, people)
+    held_out = _open_split(_root(options), options.val_split, "val", people)
     same = held_out.annotation_file == dataset.annotation_file
     return dataset, _limited(held_out, options.limit) if same else held_out
 
 
-def _open(options: argparse.Namespace, kind: str) -> CocoDataset:
+def _open(options: argparse.Namespace, kind: str, people: bool) -> CocoDataset:
+    """The data that the options name; of `people` with keypoints for a model that has these."""
     if options.data is not None and (options.images is not None or options.annotations is not None):
         raise ValueError("give --data, or --images with --annotations, not both")
     if options.data is not None:
-        return _open_split(_root(options), options.split, kind)
+        return _open_split(_root(options), options.split, kind, people)
     if options.images is None or options.annotations is None:
         raise ValueError("give --data DIR, or --images DIR with --annotations FILE")
-    return CocoDataset(options.images, options.annotations)
+    return _open_files(options.images, options.annotations, people)
+
+
+def _open_files(images: Path, annotations: Path, people: bool) -> CocoDataset:
+    return CocoDataset(images, annotations, annotations if people else None)
 
 
 def _root(options: argparse.Namespace) -> Path:
@@ -234,11 +252,11 @@ def _root(options: argparse.Namespace) -> Path:
     return _demo_scenes(options.out)
 
 
-def _open_split(root: Path, split: str | None, kind: str) -> CocoDataset:
+def _open_split(root: Path, split: str | None, kind: str, people: bool) -> CocoDataset:
     """The split that was asked for, else COCO's own name for `kind`, else `kind` itself."""
     names = [split] if split else [f"{kind}2017", kind]
     existing = [name for name in names if (root / "annotations" / f"instances_{name}.json").is_file()]
-    return open_coco(root, (existing or names)[0])
+    return open_coco(root, (existing or names)[0], people=people)
 
 
 def _limited(dataset: CocoDataset, limit: int | None) -> CocoDataset:

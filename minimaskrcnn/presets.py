@@ -3,6 +3,9 @@
 Each is a function from the number of classes (with background) to a model, and its `..._config` twin gives the
 configuration alone, for `dataclasses.replace`.  They start from random weights; `minimaskrcnn.weights` reads
 what people already have.
+
+Where the two reference systems differ, the configurations are torchvision's; `as_detectron2` makes them detectron2's,
+a field for each difference.
 """
 
 from dataclasses import replace
@@ -11,11 +14,15 @@ from minimaskrcnn.anchors import AnchorConfig
 from minimaskrcnn.box_head import BoxHeadConfig
 from minimaskrcnn.data.transforms import TransformConfig
 from minimaskrcnn.fpn import FPNConfig
+from minimaskrcnn.keypoint_head import KeypointHeadConfig
 from minimaskrcnn.mask_head import MaskHeadConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.pooler import PoolerConfig
 from minimaskrcnn.resnet import ResNetConfig
 from minimaskrcnn.rpn import RPNConfig
+
+# All five sizes at each cell of a single map (Faster R-CNN has three of them, FPN and Mask R-CNN five).
+ONE_MAP = AnchorConfig(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),))
 
 
 def maskrcnn_resnet50_fpn_config(num_classes: int = 91) -> MaskRCNNConfig:
@@ -32,6 +39,96 @@ def maskrcnn_resnet18_fpn_config(num_classes: int = 91) -> MaskRCNNConfig:
     """A light one that trains from scratch: ResNet-18 with batch norm."""
     resnet = ResNetConfig(depth=18, norm="batch", frozen_stages=0)
     return replace(maskrcnn_resnet50_fpn_config(num_classes), resnet=resnet)
+
+
+def maskrcnn_resnext101_fpn_config(num_classes: int = 91) -> MaskRCNNConfig:
+    """The paper's best single model's backbone, ResNeXt-101-FPN (tables 1 to 3), as 32x8d."""
+    resnet = ResNetConfig(depth=101, groups=32, group_width=8)
+    return replace(maskrcnn_resnet50_fpn_config(num_classes), resnet=resnet)
+
+
+def maskrcnn_resnet50_c4_config(num_classes: int = 91) -> MaskRCNNConfig:
+    """The paper's ResNet-50-C4 (tables 2a to 2c): the map of stride 16, and ResNet's fifth stage on every RoI.
+
+    64 RoIs an image in training, 300 proposals at test time (section 3.1).
+    """
+    return MaskRCNNConfig(
+        num_classes=num_classes,
+        resnet=ResNetConfig(stages=3),
+        fpn=None,
+        anchors=ONE_MAP,
+        # Faster R-CNN's implementations rank this many before NMS on a single map.
+        rpn=RPNConfig(pre_nms_train=12000, pre_nms_test=6000, post_nms_test=300),
+        box_head=BoxHeadConfig(trunk="res5", rois_per_image=64),
+        mask_head=MaskHeadConfig(convs=0),
+    )
+
+
+def maskrcnn_resnet101_c4_config(num_classes: int = 91) -> MaskRCNNConfig:
+    """The paper's ResNet-101-C4 (tables 1 and 2a)."""
+    config = maskrcnn_resnet50_c4_config(num_classes)
+    return replace(config, resnet=replace(config.resnet, depth=101))
+
+
+def maskrcnn_resnet50_c5_config(num_classes: int = 91) -> MaskRCNNConfig:
+    """The paper's ResNet-50-C5 (table 2d): the map of stride 32, where RoIPool's rounding hurts most.
+
+    The paper does not describe its heads; these are the pyramid's.  `dilated_c5` of its `ResNetConfig` makes it the
+    "DC5" of stride 16.
+    """
+    c4 = maskrcnn_resnet50_c4_config(num_classes)
+    return replace(
+        c4, resnet=ResNetConfig(), box_head=BoxHeadConfig(rois_per_image=64), mask_head=MaskHeadConfig()
+    )
+
+
+def keypointrcnn_resnet50_fpn_config(num_classes: int = 2) -> MaskRCNNConfig:
+    """Keypoints of people, without masks (section 5, table 4): shorter sides of 640 to 800 in training."""
+    return replace(
+        maskrcnn_resnet50_fpn_config(num_classes),
+        transform=TransformConfig(min_sizes=(640, 672, 704, 736, 768, 800)),
+        mask_head=None,
+        keypoint_head=KeypointHeadConfig(),
+    )
+
+
+def keypoint_maskrcnn_resnet50_fpn_config(num_classes: int = 2) -> MaskRCNNConfig:
+    """Keypoints and masks of people in one network (tables 4 and 5)."""
+    return replace(keypointrcnn_resnet50_fpn_config(num_classes), mask_head=MaskHeadConfig())
+
+
+def as_detectron2(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """`config` with detectron2's semantics, as its model zoo was trained: weights from there mean this.
+
+    Its resized sides are rounded where torchvision's are cut off; that pixel is left as it is.
+    """
+    plain, pyramid, people = config.resnet.groups == 1, config.fpn is not None, config.keypoint_head
+    box_head, mask_head = replace(config.box_head, smooth_l1_beta=0.5 if people else 0.0), config.mask_head
+    if box_head.trunk == "res5":
+        box_head = replace(box_head, pooled_size=14, res5_stride=2)
+    if mask_head is not None:
+        mask_head = replace(mask_head, binary_targets=True, exact_paste=True)
+    if people is not None:
+        people = replace(people, score="softmax", pixel_centres=True)
+    kept = {"post_nms_train": 1500 if people else 1000} if pyramid else {"post_nms_test": 1000}
+    return replace(
+        config,
+        transform=replace(
+            config.transform,
+            bgr=True,
+            scale=255.0,
+            mean=(103.53, 116.28, 123.675),
+            std=(1.0,) * 3 if plain else (57.375, 57.12, 58.395),
+            size_divisor=config.transform.size_divisor if pyramid else 1,
+        ),
+        resnet=replace(config.resnet, stride_on_1x1=plain and config.resnet.depth >= 50),
+        anchors=replace(config.anchors, round_corners=False, stride_from_grid=False),
+        rpn=replace(config.rpn, smooth_l1_beta=0.0, loss_divisor="nominal", **kept),
+        pooler=replace(config.pooler, aligned=True, sampling_ratio=0),
+        box_head=replace(box_head, rois_per_image=512),
+        mask_head=mask_head,
+        keypoint_head=people,
+    )
 
 
 def fasterrcnn_resnet50_fpn_config(num_classes: int = 91) -> MaskRCNNConfig:
@@ -52,7 +149,7 @@ def maskrcnn_toy_config(num_classes: int = 9) -> MaskRCNNConfig:
         rpn=RPNConfig(
             anchors_per_image=64, pre_nms_train=200, pre_nms_test=200, post_nms_train=100, post_nms_test=100
         ),
-        # Everything up to 200 pixels is read at stride 4: shapes this small need the detail.
+        # Everything up to 400 pixels is read at stride 4: shapes this small need the detail.
         pooler=PoolerConfig(aligned=True, canonical_size=400.0, canonical_level=3),
         # Positives of an IoU under 0.6 hold little of such small objects: with 0.5 the classifier learns more slowly.
         box_head=BoxHeadConfig(
@@ -60,6 +157,12 @@ def maskrcnn_toy_config(num_classes: int = 9) -> MaskRCNNConfig:
         ),
         mask_head=MaskHeadConfig(channels=48, convs=3, norm="group"),
     )
+
+
+def keypointrcnn_toy_config(num_classes: int = 2) -> MaskRCNNConfig:
+    """The toy's network for the keypoints of generated people, from scratch on two CPU cores."""
+    toy = maskrcnn_toy_config(num_classes)
+    return replace(toy, mask_head=None, keypoint_head=KeypointHeadConfig(channels=64, convs=4, norm="group"))
 
 
 def maskrcnn_small_config(num_classes: int = 91) -> MaskRCNNConfig:
@@ -90,6 +193,36 @@ def maskrcnn_resnet101_fpn(num_classes: int = 91) -> MaskRCNN:
     return MaskRCNN(maskrcnn_resnet101_fpn_config(num_classes))
 
 
+def maskrcnn_resnext101_fpn(num_classes: int = 91) -> MaskRCNN:
+    """Mask R-CNN, ResNeXt-101-32x8d-FPN."""
+    return MaskRCNN(maskrcnn_resnext101_fpn_config(num_classes))
+
+
+def maskrcnn_resnet50_c4(num_classes: int = 91) -> MaskRCNN:
+    """Mask R-CNN, ResNet-50-C4."""
+    return MaskRCNN(maskrcnn_resnet50_c4_config(num_classes))
+
+
+def maskrcnn_resnet101_c4(num_classes: int = 91) -> MaskRCNN:
+    """Mask R-CNN, ResNet-101-C4."""
+    return MaskRCNN(maskrcnn_resnet101_c4_config(num_classes))
+
+
+def maskrcnn_resnet50_c5(num_classes: int = 91) -> MaskRCNN:
+    """Mask R-CNN, ResNet-50-C5 of stride 32."""
+    return MaskRCNN(maskrcnn_resnet50_c5_config(num_classes))
+
+
+def keypointrcnn_resnet50_fpn(num_classes: int = 2) -> MaskRCNN:
+    """Keypoint R-CNN, ResNet-50-FPN."""
+    return MaskRCNN(keypointrcnn_resnet50_fpn_config(num_classes))
+
+
+def keypoint_maskrcnn_resnet50_fpn(num_classes: int = 2) -> MaskRCNN:
+    """Mask R-CNN with keypoints, ResNet-50-FPN."""
+    return MaskRCNN(keypoint_maskrcnn_resnet50_fpn_config(num_classes))
+
+
 def maskrcnn_resnet18_fpn(num_classes: int = 91) -> MaskRCNN:
     """Mask R-CNN, ResNet-18-FPN with batch norm, for training from scratch."""
     return MaskRCNN(maskrcnn_resnet18_fpn_config(num_classes))
@@ -103,6 +236,11 @@ def fasterrcnn_resnet50_fpn(num_classes: int = 91) -> MaskRCNN:
 def maskrcnn_toy(num_classes: int = 9) -> MaskRCNN:
     """The network of `make demo`."""
     return MaskRCNN(maskrcnn_toy_config(num_classes))
+
+
+def keypointrcnn_toy(num_classes: int = 2) -> MaskRCNN:
+    """The toy's network with keypoints instead of masks."""
+    return MaskRCNN(keypointrcnn_toy_config(num_classes))
 
 
 def maskrcnn_small(num_classes: int = 91) -> MaskRCNN:

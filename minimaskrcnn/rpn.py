@@ -3,8 +3,8 @@
 Ren et al., "Faster R-CNN" (2015), section 3.  One small convolutional head slides over every level and says for
 each anchor how likely it holds an object (one logit) and how to move it (four deltas).  Proposals are the best
 anchors of each level, moved, clipped to the picture, and thinned by NMS within their level.  In training the
-head learns from anchors sampled by IoU with the ground truth.  Training is joint with the other heads and no
-gradient runs through the proposals' coordinates.
+head learns from anchors sampled by IoU with the ground truth.  Training is joint with the other heads, and no
+gradient runs through the proposals' coordinates unless `end_to_end` asks for it.
 
 Letters: B images, A anchors of all levels, K proposals (padded), S sampled anchors, G ground truths.
 
@@ -12,7 +12,7 @@ Lesson 04, `lessons/04_rpn.ipynb`, teaches this.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,7 +38,9 @@ class RPNConfig:
     """Sampled for the loss, at most half of them positive (section 3.1.3)."""
     positive_fraction: float = 0.5
     smooth_l1_beta: float = 1 / 9
-    """Where the box loss turns from quadratic to linear."""
+    """Where the box loss turns from quadratic to linear (torchvision); 0 is plain L1 (detectron2)."""
+    loss_divisor: Literal["sampled", "nominal"] = "sampled"
+    """Both losses are divided by the anchors that were sampled (torchvision) or asked for (detectron2)."""
     nms_iou: float = 0.7
     """Of proposals of one level (section 3.1.2)."""
     pre_nms_train: int = 2000
@@ -49,6 +51,9 @@ class RPNConfig:
     post_nms_test: int = 1000
     min_size: float = 1e-3
     """Proposals narrower than this many pixels are dropped."""
+    end_to_end: bool = False
+    """Let the heads' losses reach this network through the RoIs' coordinates; the paper's end-to-end training leaves
+    that gradient out (appendix B)."""
 
 
 class Proposals(NamedTuple):
@@ -87,11 +92,20 @@ def select_best(
     return torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(levels)
 
 
-@torch.no_grad()
 def propose(
     output: RPNOutput, image_sizes: list[tuple[int, int]], config: RPNConfig, *, training: bool
 ) -> Proposals:
-    """The proposals of each image, from the head's output; image sizes are (height, width) without padding."""
+    """The proposals of each image, from the head's output; image sizes are (height, width) without padding.
+
+    Their coordinates carry a gradient in training with `config.end_to_end` alone.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and training and config.end_to_end):
+        return _propose(output, image_sizes, config, training)
+
+
+def _propose(
+    output: RPNOutput, image_sizes: list[tuple[int, int]], config: RPNConfig, training: bool
+) -> Proposals:
     logits, boxes, levels = select_best(output, config.pre_nms_train if training else config.pre_nms_test)
     bounds = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])[:, None]
     boxes = torch.minimum(boxes.clamp(min=0), bounds)
@@ -99,7 +113,12 @@ def propose(
     scores = logits.sigmoid()
     limit = config.post_nms_train if training else config.post_nms_test
     keep, valid = nms_padded(
-        boxes, scores, levels.expand(scores.shape), valid, config.nms_iou, min(limit, scores.shape[1])
+        boxes.detach(),
+        scores.detach(),
+        levels.expand(scores.shape),
+        valid,
+        config.nms_iou,
+        min(limit, scores.shape[1]),
     )
     return Proposals(gather_rows(boxes, keep), valid)
 
@@ -123,6 +142,8 @@ def rpn_losses(
     keys = sampling_keys(matches.label.shape, matches.label.device, generator)
     chosen = sample(matches.label, keys, config.anchors_per_image, config.positive_fraction)
     number = chosen.valid.sum().clamp(min=1)
+    if config.loss_divisor == "nominal":
+        number = config.anchors_per_image * images
 
     gt_boxes = gather_rows(truth.boxes, gather_rows(matches.index, chosen.index))
     references = gather_rows(anchors, chosen.index)

@@ -2,7 +2,8 @@
 
 A file of ours is safetensors whose metadata carry the preset's name, the whole configuration and the category
 table, so that a file is all that prediction needs.  `from_torchvision` renames the parameters of torchvision's
-detection models and ResNets; the layers are the same, so nothing is computed.
+detection models and ResNets; the layers are the same, so nothing is computed.  detectron2's are read by
+`weights_detectron2.py`.
 
 | item of torchvision's COCO_V1 weights | field here |
 |---|---|
@@ -19,9 +20,11 @@ import re
 import struct
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -29,7 +32,21 @@ from torch import Tensor, nn
 
 from minimaskrcnn.data.coco_names import COCO_NAMES
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from minimaskrcnn.presets import fasterrcnn_resnet50_fpn_config, maskrcnn_resnet50_fpn_config
+from minimaskrcnn.presets import (
+    as_detectron2,
+    fasterrcnn_resnet50_fpn_config,
+    keypointrcnn_resnet50_fpn_config,
+    maskrcnn_resnet50_c4_config,
+    maskrcnn_resnet50_c5_config,
+    maskrcnn_resnet50_fpn_config,
+)
+from minimaskrcnn.weights_detectron2 import (
+    Detectron2Network,
+    describe_detectron2,
+    detectron2_arrays,
+    from_detectron2,
+    read_detectron2,
+)
 
 StateDict = dict[str, Tensor]
 FORMAT = "minimaskrcnn weights 1"
@@ -179,11 +196,14 @@ _DETECTOR = (
     (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask_head.convs.{int(m[1]) - 1}."),
     (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
     (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.predictor."),
+    # A sequence of convolutions and ReLUs in turn.
+    (r"^roi_heads\.keypoint_head\.(\d+)\.", lambda m: f"keypoint_head.convs.{int(m[1]) // 2}."),
+    (r"^roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint_head.deconv."),
 )
 
 
 def from_torchvision(state_dict: StateDict) -> StateDict:
-    """torchvision's `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn` or ResNet, under our names.
+    """torchvision's Mask, Faster or Keypoint R-CNN with `resnet50_fpn`, or its ResNet or ResNeXt, under our names.
 
     Old and new key names of the detection models are understood; a ResNet's classifier is left out, and its
     tensors come back under `resnet.`.  Raises ValueError for a key that none of them has.
@@ -199,7 +219,9 @@ def from_torchvision(state_dict: StateDict) -> StateDict:
         for pattern, replacement in table:
             new = re.sub(pattern, replacement, new)
         if new == body:
-            raise ValueError(f"{name!r} is no parameter of torchvision's Mask R-CNN, Faster R-CNN or ResNet")
+            raise ValueError(
+                f"{name!r} is no parameter of torchvision's Mask, Faster or Keypoint R-CNN or ResNet"
+            )
         renamed[f"resnet.{new}" if table is _RESNET else new] = tensor
     return renamed
 
@@ -209,44 +231,105 @@ def torchvision_coco_v1(config: MaskRCNNConfig) -> MaskRCNNConfig:
     return dataclasses.replace(config, resnet=dataclasses.replace(config.resnet, norm_eps=0.0))
 
 
-def read_any(path: Path) -> StateDict:
-    """The weights of a file of ours (`.safetensors`) or of torchvision's (`.pth`), under our names.
+class AnyWeights(NamedTuple):
+    """Weights of ours or of others, under our names."""
 
-    FileNotFoundError where there is none, ValueError where it is neither.
+    state_dict: StateDict
+    detectron2: Detectron2Network | None
+    """Where they are detectron2's: its network, for whose semantics `presets.as_detectron2` stands."""
+
+
+def read_any(path: Path) -> AnyWeights:
+    """The weights of a file of ours (`.safetensors`), of torchvision's (`.pth`) or of detectron2's (`.pkl`, `.pth`).
+
+    FileNotFoundError where there is none, ValueError where it is none of them.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
-        return load_weights(path).state_dict
+        return AnyWeights(load_weights(path).state_dict, None)
+    if path.suffix == ".pkl":
+        return _detectron2_weights(read_detectron2(path), path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, struct.error) as error:
         # The last two are what torch's reader of its older format raises for bytes that are something else.
         raise ValueError(f"{path}: neither .safetensors nor a plain state dict of torch") from error
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        return _detectron2_weights(detectron2_arrays(content, path), path)
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise ValueError(f"{path}: expected a dict of tensors, as torchvision's .pth files are")
-    return from_torchvision(content)
+    return AnyWeights(from_torchvision(content), None)
+
+
+def _detectron2_weights(model: Mapping[str, np.ndarray | Tensor], path: Path) -> AnyWeights:
+    try:
+        return AnyWeights(from_detectron2(model), describe_detectron2(model))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
-    """The model of a file of ours or of torchvision's, in evaluation mode, and what its labels mean.
+    """The model of a file of ours, torchvision's or detectron2's, in evaluation mode, and what its labels mean.
 
-    torchvision's files say nothing of themselves: 91 classes are taken for COCO's category ids, and the norm's eps
-    is that of its published weights, 0.0.
+    Files of others say nothing of their semantics.  torchvision's: 91 classes are taken for COCO's category ids, and
+    the norm's eps is that of its published weights, 0.0.  detectron2's: those of its model zoo, labels by sorted id.
     """
     if path.suffix == ".safetensors" and path.is_file():
         model, file = load_model(path)
         return model, file.categories
-    state_dict = read_any(path)
+    state_dict, network = read_any(path)
     if "box_head.classifier.weight" not in state_dict:
         raise ValueError(f"{path}: a backbone alone; give a detector's weights")
     classes = len(state_dict["box_head.classifier.weight"])
-    has_masks = any(name.startswith("mask_head.") for name in state_dict)
-    make_config = maskrcnn_resnet50_fpn_config if has_masks else fasterrcnn_resnet50_fpn_config
-    model = MaskRCNN(torchvision_coco_v1(make_config(classes)))
+    if network is not None:
+        config, names = detectron2_config(network), _contiguous_names(classes)
+    else:
+        parts = {name.partition(".")[0] for name in state_dict}
+        config = torchvision_coco_v1(_torchvision_config(parts, classes))
+        names = dict(COCO_NAMES) if classes == 91 else _contiguous_names(classes)
+    model = MaskRCNN(config)
     load_exactly(model, state_dict, path)
-    names = dict(COCO_NAMES) if classes == 91 else {}
-    labels = sorted(names) or range(1, classes)
-    return model.eval(), [CategoryName(label, label, names.get(label, str(label))) for label in labels]
+    return model.eval(), names if isinstance(names, list) else [
+        CategoryName(i, i, n) for i, n in names.items()
+    ]
+
+
+def _torchvision_config(parts: set[str], classes: int) -> MaskRCNNConfig:
+    if "keypoint_head" in parts:
+        return keypointrcnn_resnet50_fpn_config(classes)
+    make_config = maskrcnn_resnet50_fpn_config if "mask_head" in parts else fasterrcnn_resnet50_fpn_config
+    return make_config(classes)
+
+
+def _contiguous_names(classes: int) -> list[CategoryName]:
+    """What labels 1, 2, ... mean: COCO's 80 categories by id, its person alone, or nothing that is known."""
+    if classes in (2, len(COCO_NAMES) + 1):
+        known = sorted(COCO_NAMES)[: classes - 1]
+        return [CategoryName(label, *category) for label, category in enumerate(known, start=1)]
+    return [CategoryName(label, label, str(label)) for label in range(1, classes)]
+
+
+def detectron2_config(network: Detectron2Network) -> MaskRCNNConfig:
+    """The configuration of a network of detectron2's model zoo, with its semantics."""
+    classes = network.num_classes
+    if network.kind == "c4":
+        config = maskrcnn_resnet50_c4_config(classes)
+    elif network.kind == "dc5":
+        config = maskrcnn_resnet50_c5_config(classes)
+    else:
+        config = maskrcnn_resnet50_fpn_config(classes)
+    resnet = dataclasses.replace(
+        config.resnet,
+        depth=network.depth,
+        groups=network.groups,
+        group_width=network.width_per_group,
+        dilated_c5=network.kind == "dc5",
+    )
+    people = keypointrcnn_resnet50_fpn_config(classes)
+    if network.has_keypoints:
+        config = dataclasses.replace(config, transform=people.transform, keypoint_head=people.keypoint_head)
+    masks = config.mask_head if network.has_masks else None
+    return as_detectron2(dataclasses.replace(config, resnet=resnet, mask_head=masks))

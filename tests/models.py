@@ -11,6 +11,7 @@ from minimaskrcnn.box_head import BoxHeadConfig
 from minimaskrcnn.data.toybox import ToyboxConfig, write_toybox
 from minimaskrcnn.data.transforms import Target, TransformConfig
 from minimaskrcnn.fpn import FPNConfig
+from minimaskrcnn.keypoint_head import KeypointHeadConfig
 from minimaskrcnn.mask_head import MaskHeadConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.pooler import PoolerConfig
@@ -39,6 +40,23 @@ def tiny_config(num_classes: int = 9) -> MaskRCNNConfig:
         box_head=BoxHeadConfig(pooled_size=4, hidden=32, rois_per_image=16, detections_per_image=20),
         mask_head=MaskHeadConfig(pooled_size=6, channels=16, convs=1),
     )
+
+
+def tiny_c4(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """`config` without a pyramid: the map of stride 16, and the fifth stage on every RoI."""
+    return replace(
+        config,
+        fpn=None,
+        anchors=replace(config.anchors, sizes=((8.0, 16.0, 32.0),)),
+        box_head=replace(config.box_head, trunk="res5"),
+        mask_head=replace(config.mask_head, convs=0),
+    )
+
+
+def with_keypoints(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """`config` with a small keypoint head."""
+    head = KeypointHeadConfig(pooled_size=5, channels=16, convs=1)
+    return replace(config, keypoint_head=head)
 
 
 def tiny_model(num_classes: int = 9, *, masks: bool = True, norm: str = "group", seed: int = 0) -> MaskRCNN:
@@ -70,7 +88,7 @@ def random_target(
     num_classes: int = 9,
     dtype: torch.dtype = torch.float32,
 ) -> Target:
-    """`count` boxes of at least 6 pixels a side, each with the left half of it as mask."""
+    """`count` boxes of at least 6 pixels a side, each with the left half of it as mask, and 17 keypoints."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor([width, height], dtype=dtype)
     corner = (torch.rand(count, 2, generator=generator, dtype=dtype) * (size - 12)).floor()
@@ -80,7 +98,12 @@ def random_target(
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist()):
         mask[y1:y2, x1 : (x1 + x2) // 2 + 1] = True
     labels = torch.randint(1, num_classes, (count,), generator=generator)
-    return {"boxes": boxes, "labels": labels, "masks": masks}
+    # Some joints not labelled, some outside of their box.
+    points = torch.rand(count, 17, 2, generator=generator, dtype=dtype) * 1.2 - 0.1
+    points = (boxes[:, None, :2] + points * (boxes[:, None, 2:] - boxes[:, None, :2])).floor()
+    seen = torch.randint(0, 3, (count, 17, 1), generator=generator).to(dtype)
+    keypoints = torch.cat([points, seen], dim=2)
+    return {"boxes": boxes, "labels": labels, "masks": masks, "keypoints": keypoints}
 
 
 def write_scenes(root: Path, train: int = 6, val: int = 4) -> Path:

@@ -153,7 +153,10 @@ def survives(mutation: Mutation) -> bool:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         how = {"cwd": tree, "env": environment, "capture_output": True, "timeout": TIMEOUT, "check": False}
         try:
-            return subprocess.run([*command, mutation.tests, "tests/test_kernels_memory.py"], **how).returncode == 0
+            return (
+                subprocess.run([*command, mutation.tests, "tests/test_kernels_memory.py"], **how).returncode
+                == 0
+            )
         except subprocess.TimeoutExpired:
             # A loop that does not end is noticed too.
             return False

@@ -152,7 +152,9 @@ def test_a_deterministic_backward_must_repeat_itself(monkeypatch):
             return grad * (1 + 1e-6 * len(calls))
 
     break_ours(monkeypatch, "roi_align", lambda right, feature, *rest: right(Jitter.apply(feature), *rest))
-    found = [row for row in table("roi_align 1 × 5 × 3 × 7×7, float32") if row.case.name.startswith("roi_align")]
+    found = [
+        row for row in table("roi_align 1 × 5 × 3 × 7×7, float32") if row.case.name.startswith("roi_align")
+    ]
     assert [row.refused for row in found] == [False, False, True, False]
     assert True in calls and False in calls and not torch.are_deterministic_algorithms_enabled()
 
@@ -171,9 +173,15 @@ def test_ours_is_timed_as_deterministic_and_torchvision_with_its_atomics(monkeyp
 
 
 def test_torchvision_gets_contiguous_maps_and_float16_for_bfloat16():
-    maps, boxes, image = torch.randn(1, 2, 3, 4).bfloat16().mT, torch.randn(5, 4), torch.zeros(5, dtype=torch.int64)
+    maps, boxes, image = (
+        torch.randn(1, 2, 3, 4).bfloat16().mT,
+        torch.randn(5, 4),
+        torch.zeros(5, dtype=torch.int64),
+    )
     given = kernel_cases._as_peer_likes((maps, boxes, image))
-    assert [t.dtype for t in given] == [torch.float16, torch.float16, torch.int64] and given[0].is_contiguous()
+    assert [t.dtype for t in given] == [torch.float16, torch.float16, torch.int64] and given[
+        0
+    ].is_contiguous()
     assert kernel_cases._as_peer_likes((maps.float(), boxes))[1].dtype == torch.float32
 
 
@@ -218,7 +226,9 @@ def test_the_floor_of_roi_align_counts_each_cell_that_is_sampled_once(monkeypatc
     monkeypatch.setattr(
         kernel_cases, "_map_and_rois", lambda sizes, stride, dtype, random: (torch.randn(1, 3, 16, 24), two)
     )
-    found = [row for row in table("roi_align 1 × 5 × 3 × 7×7, float32") if row.case.name.startswith("roi_align")]
+    found = [
+        row for row in table("roi_align 1 × 5 × 3 × 7×7, float32") if row.case.name.startswith("roi_align")
+    ]
     forward, backward, _, both = (row.floor * 1000 for row in found)
     read, out, maps, rois = 8 * 8 * 3 * 4 + 2 * 5 * 4, 2 * 3 * 49 * 4, 3 * 16 * 24 * 4, 2 * 5 * 4
     assert forward == pytest.approx(read + out)

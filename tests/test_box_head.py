@@ -116,7 +116,7 @@ def test_iou_of_one_half_is_an_object():
     assert [labels[tuple(box)] for box in boxes[0].tolist()] == [3, 0]
 
 
-def test_sampling_is_reproducible_and_without_gradient():
+def test_sampling_is_reproducible():
     generator = torch.Generator().manual_seed(1)
     truth = random_truth(generator, (3, 2))
     proposals = near(truth, generator, 30)
@@ -125,8 +125,19 @@ def test_sampling_is_reproducible_and_without_gradient():
     )
     assert all(torch.equal(a, b) for a, b in zip(first, again))
     assert not torch.equal(first.boxes, other.boxes)
-    proposals.boxes.requires_grad_()
-    assert not sample_rois(proposals, truth, CONFIG, None).boxes.requires_grad
+
+
+def test_rois_carry_the_gradient_of_their_proposals():
+    generator = torch.Generator().manual_seed(1)
+    truth = random_truth(generator, (3, 2))
+    corner = 20 * torch.rand(2, 30, 2, generator=generator, dtype=torch.float64)
+    boxes = torch.cat([corner, corner + 15], dim=-1).requires_grad_()
+    rois = sample_rois(Proposals(boxes, torch.ones(2, 30) > 0), truth, CONFIG, generator)
+    rois.boxes.sum().backward()
+    # All four coordinates of each sampled proposal, once; a ground truth among the samples has no gradient.
+    sampled = (rois.boxes[:, :, None] == boxes[:, None]).all(-1).any(1)
+    assert rois.valid.all() and sampled.any(1).all()
+    assert torch.equal(boxes.grad, sampled[..., None].double().expand_as(boxes))
 
 
 def losses_by_loops(logits, deltas, rois, truth, rows, config) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minimaskrcnn.data.toybox import CATEGORIES, Scene, SceneObject, ToyboxConfig, make_scene
+from minimaskrcnn.data.toybox_coco import bounding_box
 
 CONFIG = ToyboxConfig()
 PERSON = 1
@@ -81,6 +82,67 @@ def test_some_objects_are_cut_by_the_border(things: list[SceneObject]) -> None:
     assert 0.07 <= np.mean(cut) <= 0.22
 
 
+# ---- overlap within a class
+
+
+def test_the_frozen_distribution_draws_what_it_always_drew() -> None:
+    """One more random number anywhere would change every class and place after it."""
+    found = [
+        [(thing.category_id, [int(side) for side in bounding_box(thing.mask)]) for thing in scene.objects]
+        for scene in (make_scene(ToyboxConfig(), 2017, index) for index in range(2))
+    ]
+    assert found == [
+        [
+            (9, [79, 50, 51, 60]), (15, [64, 69, 28, 37]), (7, [56, 44, 36, 37]), (10, [41, 78, 23, 24]),
+            (21, [53, 66, 19, 16]),
+        ],
+        [
+            (9, [68, 41, 59, 62]), (10, [80, 11, 54, 46]), (3, [52, 118, 31, 29]), (21, [114, 38, 14, 11]),
+            (4, [76, 120, 12, 10]), (1, [111, 43, 12, 24]), (21, [39, 42, 11, 11]),
+        ],
+    ]  # fmt: skip
+
+
+def pairs(share: float) -> list[Scene]:
+    """Scenes of two objects, of which the second is first tried where it overlaps the first."""
+    config = ToyboxConfig(
+        objects=(2, 2), crowd_share=0, empty_share=0, attach_share=1, same_class_share=share,
+        bands=((0.03, 0.1),), band_shares=(1.0,),
+    )  # fmt: skip
+    scenes = [make_scene(config, 3, index) for index in range(60)]
+    return [scene for scene in scenes if len(scene.objects) == 2]
+
+
+def test_objects_take_the_class_of_the_one_that_they_overlap() -> None:
+    same = {}
+    for share in (0.0, 0.5, 1.0):
+        classes = [[thing.category_id for thing in scene.objects] for scene in pairs(share)]
+        assert len(classes) > 50 and len({first for first, _ in classes}) >= 6
+        same[share] = np.mean([first == second for first, second in classes])
+    # By chance one pair in eight is of one class.
+    assert same[0.0] < 0.3 and 0.4 < same[0.5] < 0.75 and same[1.0] == 1
+
+
+def test_they_do_overlap_it() -> None:
+    assert np.mean([scene.objects[0].hidden > 0 for scene in pairs(1.0)]) > 0.6
+
+
+def test_they_overlap_the_very_object_whose_class_they_take() -> None:
+    config = ToyboxConfig(
+        objects=(3, 3), crowd_share=0, empty_share=0, attach_share=1, same_class_share=0.5, max_hidden=0.3,
+        bands=((0.02, 0.04),), band_shares=(1.0,),
+    )  # fmt: skip
+    with_own = with_other = 0
+    for scene in (make_scene(config, 3, index) for index in range(200)):
+        classes = [thing.category_id for thing in scene.objects]
+        if len(classes) == 3 and classes[0] != classes[1] and classes[2] in classes[:2]:
+            own = classes.index(classes[2])
+            third = scene.objects[2].whole
+            with_own += (third & scene.objects[own].whole).any()
+            with_other += (third & scene.objects[1 - own].whole).any()
+    assert with_own > 20 and with_own > 1.6 * with_other
+
+
 # ---- people
 
 
@@ -151,6 +213,7 @@ def test_a_picture_for_a_cover() -> None:
     [
         {"min_size": (200, 200)}, {"size_step": 0}, {"objects": (0, 3)}, {"objects": (5, 4)},
         {"band_shares": (0.5, 0.5)}, {"band_shares": (0.5, 0.5, 0.5)},
+        {"same_class_share": 1.5}, {"same_class_share": -0.1},
     ],
 )  # fmt: skip
 def test_impossible_distributions_are_refused(change: dict[str, tuple[int, ...]]) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import tiny_model, write_scenes
+from models import tiny_config, tiny_model, with_keypoints, write_scenes
 from pycocotools import mask as coco_mask
 
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.engine.evaluate import (
+    KEYPOINT_METRICS,
     METRICS,
     coco_metrics,
     evaluate_dataset,
@@ -345,3 +346,67 @@ def test_detections_per_image_bounds_results(dataset):
     fewer = MaskRCNN(replace(model.config, box_head=replace(model.config.box_head, detections_per_image=2)))
     fewer.load_state_dict(model.state_dict())
     assert len(evaluate_dataset(fewer, dataset)[1]) == 2 * len(dataset)
+
+
+def person(x: float, y: float, seen: int, **more) -> dict:
+    """A person of 60 × 80 pixels whose 17 joints all lie at one point."""
+    joints = [x, y, 2] * seen + [0, 0, 0] * (17 - seen)
+    return thing(1, 1, [10, 10, 60, 80], keypoints=joints, num_keypoints=seen, **more)
+
+
+def write_people(path: Path, things: list[dict]) -> Path:
+    content = json.loads(write(path, things, categories=(1,)).read_text())
+    content["categories"][0] |= {"keypoints": [str(i) for i in range(17)], "skeleton": []}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def posed(x: float, y: float, score: float = 0.9) -> dict:
+    row = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 60, 80], "score": score}
+    return {**row, "keypoints": [x, y, 1] * 17}
+
+
+def test_keypoints_have_ten_numbers(tmp_path):
+    path = write_people(tmp_path / "a.json", [person(40, 50, 17)])
+    metrics = coco_metrics(path, [posed(40, 50)])
+    assert set(metrics) == {"bbox", "keypoints"} and tuple(metrics["keypoints"]) == KEYPOINT_METRICS
+    assert metrics["keypoints"]["AP"] == pytest.approx(1) and metrics["keypoints"]["AR"] == pytest.approx(1)
+    assert coco_metrics(path, [posed(80, 90)])["keypoints"]["AP"] == 0
+    assert set(coco_metrics(path, [])) == {"bbox", "segm", "keypoints"}
+
+
+@pytest.mark.parametrize("distance", [0.5, 3.0, 5.0, 8.0, 14.0])
+def test_object_keypoint_similarity_by_hand(tmp_path, distance):
+    """OKS of the nose alone is exp(-d² / (2 · area · (2 · 0.026)²)); AP counts the thresholds that it passes."""
+    path = write_people(tmp_path / "a.json", [person(40, 50, 1)])
+    similarity = np.exp(-(distance**2) / (2 * 60 * 80 * (2 * 0.026) ** 2))
+    expected = sum(similarity >= 0.5 + 0.05 * i for i in range(10)) / 10
+    metrics = coco_metrics(path, [posed(40 + distance, 50)])
+    assert metrics["keypoints"]["AP"] == pytest.approx(expected)
+
+
+def test_people_without_labelled_joints_are_not_asked_for(tmp_path):
+    path = write_people(tmp_path / "a.json", [person(40, 50, 17), person(0, 0, 0)])
+    metrics = coco_metrics(path, [posed(40, 50)])
+    assert metrics["keypoints"]["AR"] == pytest.approx(1) and metrics["bbox"]["AR100"] == pytest.approx(0.5)
+
+
+def test_a_keypoint_model_is_evaluated_on_people(tmp_path):
+    root = write_scenes(tmp_path, train=1, val=4)
+    people = open_coco(root, "val", people=True)
+    assert people.num_classes == 2 and people.has_keypoints and people.has_masks
+    assert len(people) == len(open_coco(root, "val"))
+    torch.manual_seed(0)
+    model = MaskRCNN(with_keypoints(tiny_config(people.num_classes)))
+    metrics, results = evaluate_dataset(model, people)
+    assert set(metrics) == {"bbox", "segm", "keypoints"}
+    assert all(len(result["keypoints"]) == 51 for result in results)
+    metrics, _ = evaluate_dataset(tiny_model(people.num_classes), people)
+    assert set(metrics) == {"bbox", "segm"}
+
+
+def test_keypoints_have_a_heading_of_their_own():
+    rows = {"bbox": dict.fromkeys(METRICS, 0.5), "keypoints": dict.fromkeys(KEYPOINT_METRICS, 0.25)}
+    lines = format_metrics(rows).splitlines()
+    assert lines[0].split() == list(METRICS) and lines[2].split() == list(KEYPOINT_METRICS)
+    assert lines[3].split() == ["keypoints", *["25.0"] * 10]

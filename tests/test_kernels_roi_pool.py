@@ -149,7 +149,9 @@ def test_the_second_derivative_is_the_torch_paths():
         out = ops.roi_pool(features, a, 2, backend=backend)
         incoming = seeded(*out.shape).to(DEVICE).requires_grad_()
         (first,) = torch.autograd.grad(out, features, incoming, create_graph=True)
-        results.append(torch.autograd.grad((first * seeded(1, 2, 5, 6, seed=1).to(DEVICE)).sum(), incoming)[0])
+        results.append(
+            torch.autograd.grad((first * seeded(1, 2, 5, 6, seed=1).to(DEVICE)).sum(), incoming)[0]
+        )
     assert_close(*results)
 
 
@@ -158,7 +160,10 @@ def test_registration():
     from minimaskrcnn_kernels.roi_pool import roi_pool, roi_pool_backward
 
     features = seeded(2, 3, 6, 5).to(DEVICE).requires_grad_()
-    a, image = torch.tensor([[1.0, 1, 4, 4], [0, 2, 9, 3]], device=DEVICE), torch.tensor([0, 1], device=DEVICE)
+    a, image = (
+        torch.tensor([[1.0, 1, 4, 4], [0, 2, 9, 3]], device=DEVICE),
+        torch.tensor([0, 1], device=DEVICE),
+    )
     torch.library.opcheck(roi_pool, (features, a, image, 0.5, 2, 1))
     out, winner = roi_pool(features, a, image, 0.5, 2, 1)
     torch.library.opcheck(roi_pool_backward, (torch.ones_like(out), winner, features.detach(), a, image, 0.5))

@@ -171,7 +171,9 @@ def test_explorers_follow_a_finger(site: Site, browser: Any) -> None:
                     points = [] if step is None else [{"x": x + 7 * step, "y": y + 5 * step}]
                     finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
             assert page.evaluate(SAYS, place) != before, (*where, "finger")
-            taken = "(place) => [...place.querySelectorAll('svg')].map((s) => getComputedStyle(s).touchAction)"
+            taken = (
+                "(place) => [...place.querySelectorAll('svg')].map((s) => getComputedStyle(s).touchAction)"
+            )
             assert "none" not in page.evaluate(taken, place), (*where, "the page cannot be scrolled over it")
     context.close()
 

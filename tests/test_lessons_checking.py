@@ -93,7 +93,7 @@ def test_a_stub_is_not_yet(known):
         (lambda: 0, "error", "raised TypeError"),
         # torch raises NotImplementedError of its own.
         (lambda x: 0.5 & x, "error", "raised NotImplementedError: "),
-        (lambda x: None, "wrong", "Is the `return` missing?"),
+        (lambda x: None, "wrong", "Is a `return` missing?"),
         (lambda x: x[None], "wrong", r"shape \(1, 1\), expected \(1,\)"),
         (lambda x: "1", "wrong", "expected a tensor"),
         (3, "error", "3 is not a function"),
@@ -147,6 +147,25 @@ def test_a_known_mistake_that_raises_is_named():
     assert result.message.startswith(whole.sentence) and "raised IndexError" in result.message
 
 
+def test_random_answers_repeat_themselves():
+    result = judge(HALF, lambda x: torch.rand(len(x)))
+    assert result.status == "wrong" and "None" not in result.message
+    # And leave the reader's own random numbers alone.
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    judge(HALF, lambda x: torch.rand(len(x)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_long_error_is_cut():
+    def fails(x):
+        raise ValueError("many words " * 100)
+
+    message = judge(HALF, fails).message
+    assert "raised ValueError: many words" in message and len(message) < 500
+
+
 def test_hints_and_the_expected_picture(known):
     hint("half_up")
     hint("half_up", 2)
@@ -169,8 +188,10 @@ def test_hints_and_the_expected_picture(known):
         (2.1, 2.0, "2.1, expected 2"),
         ("x", 2.0, "'x', expected the number 2.0"),
         (1, True, "1, expected True"),
-        ((1, torch.zeros(2)), (1, torch.zeros(3)), "result 1: shape (2,), expected (3,)"),
+        ((1, torch.zeros(2)), (1, torch.zeros(3)), "result [1]: shape (2,), expected (3,)"),
+        ([[1], [2, 3]], [[1], [2, 4]], "result [1][1]: 3, expected 4"),
         ([1], (1, 2), "[1], expected 2 results"),
+        (3, [1], "3, expected 1 result"),
         ({"a": 1}, {"a": 2}, "under 'a': 1, expected 2"),
         ({}, {"a": 2}, "{}, expected a dict with the keys ['a']"),
         (None, torch.zeros(1), "None, expected a tensor of shape (1,)"),

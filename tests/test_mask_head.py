@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimaskrcnn.mask_head import MaskHead, MaskHeadConfig, mask_loss, mask_probs
+from minimaskrcnn.mask_head import MaskHead, MaskHeadConfig, mask_loss, mask_probs, mask_targets
 
 CONFIG = MaskHeadConfig(pooled_size=3, channels=8, convs=2)
 
@@ -116,3 +116,80 @@ def test_mask_head_compiles_into_one_graph():
     head, pooled = MaskHead(5, 3, CONFIG), torch.rand(2, 5, 3, 3)
     compiled = torch.compile(head, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(pooled), head(pooled))
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_softmax_loss_is_the_multinomial_of_class_and_background(seed, agnostic):
+    logits, labels, targets, positive = random_case(seed)
+    config = MaskHeadConfig(activation="softmax", class_agnostic=agnostic)
+    total, pixels = 0.0, 0
+    for row in positive.nonzero()[:, 0].tolist():
+        channel = 1 if agnostic else int(labels[row])
+        for y in range(4):
+            for x in range(4):
+                values = logits[row, :, y, x].tolist()
+                log_sum = math.log(sum(math.exp(v) for v in values))
+                share = targets[row, y, x].item()
+                total -= share * (values[channel] - log_sum) + (1 - share) * (values[0] - log_sum)
+                pixels += 1
+    found = mask_loss(logits, labels, targets, positive, config)
+    assert found.item() == pytest.approx(total / max(pixels, 1), abs=1e-9)
+
+
+def test_softmax_by_hand():
+    # Odds of 3 to 1 to 1 in favour of class 1: probability 3/5.
+    logits = torch.tensor([[[[0.0]], [[math.log(3)]], [[0.0]]]], dtype=torch.float64)
+    labels, target = torch.tensor([1]), torch.ones(1, 1, 1, dtype=torch.float64)
+    config = MaskHeadConfig(activation="softmax")
+    assert mask_probs(logits, labels, config).item() == pytest.approx(0.6)
+    assert mask_loss(logits, labels, target, torch.ones(1) > 0, config).item() == pytest.approx(
+        math.log(5 / 3)
+    )
+    # And of background: 1/5.
+    found = mask_loss(logits, labels, 0 * target, torch.ones(1) > 0, config).item()
+    assert found == pytest.approx(math.log(5))
+
+
+def test_an_agnostic_mask_is_the_same_for_every_class():
+    logits, labels, targets, positive = random_case(3)
+    config = MaskHeadConfig(class_agnostic=True)
+    probs = mask_probs(logits[:, :1], labels, config)
+    assert torch.equal(probs, logits[:, 0].sigmoid())
+    loss = mask_loss(logits[:, :1], labels, targets, positive, config)
+    assert loss == mask_loss(logits[:, :1], 0 * labels, targets, positive)
+    two = MaskHeadConfig(class_agnostic=True, activation="softmax")
+    assert torch.allclose(mask_probs(logits[:, :2], labels, two), (logits[:, 1] - logits[:, 0]).sigmoid())
+
+
+def test_binary_targets_are_the_aligned_crop_at_least_half():
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, :, :3] = True
+    box, index = torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0])
+    targets = mask_targets(masks, index, box, 4, MaskHeadConfig(binary_targets=True))
+    # Bins of two columns: all, half (of columns 2 and 3), none, none.
+    assert targets[0, 0].tolist() == [1, 1, 0, 0]
+    shares = mask_targets(masks, index, box, 4, MaskHeadConfig())
+    assert not ((shares == 0) | (shares == 1)).all()
+
+
+def test_targets_of_boxes_with_a_gradient_are_the_same_and_carry_it():
+    masks = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(0)) > 0.5
+    boxes = torch.tensor([[1.2, 2.3, 9.4, 8.1], [3.1, 0.2, 7.7, 11.3]], dtype=torch.float64)
+    index = torch.tensor([1, 0])
+    plain = mask_targets(masks, index, boxes, 3, MaskHeadConfig())
+    moving = mask_targets(masks, index, boxes.requires_grad_(), 3, MaskHeadConfig())
+    assert torch.allclose(plain, moving) and not plain.requires_grad
+    moving.sum().backward()
+    assert boxes.grad.any()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_mlp_has_its_layers_and_makes_square_masks(layers):
+    config = MaskHeadConfig(pooled_size=3, branch="mlp", hidden=7, hidden_layers=layers)
+    head = MaskHead(5, 4, config)
+    assert len(head.hidden) == layers and head(torch.rand(2, 5, 3, 3)).shape == (2, 4, 6, 6)
+    # In rows: the last hidden unit's weight to class 1, row 2, column 3 is one number.
+    with torch.no_grad():
+        head.predictor.weight.zero_()
+        head.predictor.bias.copy_(torch.arange(4 * 36.0))
+    assert head(torch.rand(1, 5, 3, 3))[0, 1, 2, 3] == 36 + 2 * 6 + 3

@@ -35,7 +35,9 @@ def with_ties(features: Tensor) -> Tensor:
 def test_roi_pool_is_its_definition(case, size, scale, dtype):
     features, rois = (t.to(dtype) for t in case)
     expected = reference.roi_pool(features, rois, size, scale)
-    assert torch.equal(ops.roi_pool(features.to(DEVICE), rois.to(DEVICE), size, scale).cpu().double(), expected)
+    assert torch.equal(
+        ops.roi_pool(features.to(DEVICE), rois.to(DEVICE), size, scale).cpu().double(), expected
+    )
 
 
 @given(pooling_cases(largest=60), st.sampled_from([1, 3, 7, 14]), scales, dtypes, st.booleans())

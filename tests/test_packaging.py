@@ -35,7 +35,7 @@ OPTIONAL = (
 # 300 and 40 are the aim; beyond these a reader is lost.
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 50, 9
 # All but their inputs are keywords.
-OPERATIONS = {"multiscale_roi_align"}
+OPERATIONS = {"multiscale_roi_align", "multiscale_roi_warp"}
 
 
 def sources(package: str) -> list[Path]:

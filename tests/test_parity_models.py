@@ -14,7 +14,11 @@ import torch
 
 from minimaskrcnn.data.transforms import TransformConfig, preprocess
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.presets import fasterrcnn_resnet50_fpn_config, maskrcnn_resnet50_fpn_config
+from minimaskrcnn.presets import (
+    fasterrcnn_resnet50_fpn_config,
+    keypointrcnn_resnet50_fpn_config,
+    maskrcnn_resnet50_fpn_config,
+)
 from minimaskrcnn.rpn import propose
 from minimaskrcnn.weights import from_torchvision, torchvision_coco_v1
 
@@ -39,8 +43,18 @@ def make_peer(torchvision, kind: str, dtype: torch.dtype, eps: float = 0.0):
         norm_layer=torchvision.ops.FrozenBatchNorm2d,
         trainable_layers=5,
     )
-    make = {"mask": detection.MaskRCNN, "faster": detection.FasterRCNN}[kind]
-    peer = make(backbone, num_classes=CLASSES, min_size=800, max_size=800).to(dtype).eval()
+    options = {"num_classes": CLASSES, "min_size": 800, "max_size": 800}
+    if kind == "keypoint":
+        # Eight layers as published, but narrow: in float64 those of 512 channels take minutes.
+        head, predictor = (
+            detection.keypoint_rcnn.KeypointRCNNHeads,
+            detection.keypoint_rcnn.KeypointRCNNPredictor,
+        )
+        options |= {"keypoint_head": head(256, (32,) * 8), "keypoint_predictor": predictor(32, 17)}
+    make = {"mask": detection.MaskRCNN, "faster": detection.FasterRCNN, "keypoint": detection.KeypointRCNN}[
+        kind
+    ]
+    peer = make(backbone, **options).to(dtype).eval()
     for module in peer.modules():
         if isinstance(module, torchvision.ops.FrozenBatchNorm2d):
             module.eps = eps
@@ -112,20 +126,30 @@ def make_targets(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
         for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist()):
             mask[y1:y2, x1 : (x1 + x2) // 2 + 1] = 1
         labels = torch.randint(1, CLASSES, (7,), generator=generator)
-        targets.append({"boxes": boxes, "labels": labels, "masks": masks})
+        place = boxes[:, None, :2] + torch.rand(7, 17, 2, generator=generator, dtype=dtype) * size[:, None]
+        seen = torch.randint(0, 3, (7, 17, 1), generator=generator).to(dtype)
+        # The peer insists on float32.
+        keypoints = torch.cat([place, seen], dim=2).float()
+        targets.append({"boxes": boxes, "labels": labels, "masks": masks, "keypoints": keypoints})
     return targets
 
 
 def make_ours(peer, kind: str, dtype: torch.dtype) -> MaskRCNN:
-    make_config = {"mask": maskrcnn_resnet50_fpn_config, "faster": fasterrcnn_resnet50_fpn_config}[kind]
+    make_config = {
+        "mask": maskrcnn_resnet50_fpn_config,
+        "faster": fasterrcnn_resnet50_fpn_config,
+        "keypoint": keypointrcnn_resnet50_fpn_config,
+    }[kind]
     config = torchvision_coco_v1(make_config(CLASSES))
+    if kind == "keypoint":
+        config = replace(config, keypoint_head=replace(config.keypoint_head, channels=32))
     config = replace(config, transform=TransformConfig(min_sizes=(800,), max_size=800))
     ours = MaskRCNN(config).to(dtype).eval()
     ours.load_state_dict(from_torchvision(peer.state_dict()))
     return ours
 
 
-@pytest.mark.parametrize("kind", ["mask", "faster"])
+@pytest.mark.parametrize("kind", ["mask", "faster", "keypoint"])
 @torch.no_grad()
 def test_detections_are_torchvisions_in_float64(torchvision, kind):
     peer = make_peer(torchvision, kind, torch.float64).eval()
@@ -134,14 +158,20 @@ def test_detections_are_torchvisions_in_float64(torchvision, kind):
     for found, expected in zip(ours(images), peer(images)):
         assert len(expected["boxes"]) >= 50 and len(expected["labels"].unique()) >= 4
         assert torch.equal(found["labels"], expected["labels"])
-        for name in {"boxes", "scores", "masks"} & set(expected):
+        assert found.keys() == expected.keys()
+        for name in found.keys() - {"labels"}:
             assert found[name].shape == expected[name].shape, name
-            assert (found[name] - expected[name]).abs().max() <= 1e-8, name
+            # torchvision decodes keypoints into float32 tensors: half of the last place of 1000 pixels is 3e-5.
+            tolerance = 1e-4 if name.startswith("keypoints") else 1e-8
+            assert (found[name] - expected[name]).abs().max() <= tolerance, name
+        if kind == "keypoint":
+            # Joints all over their boxes, not in a corner of each.
+            assert expected["keypoints"][:, :, :2].std(dim=0).min() > 5
         if kind == "mask":
             assert 0.001 < (expected["masks"] > 0.5).double().mean() < 0.9
 
 
-@pytest.mark.parametrize("kind", ["mask", "faster"])
+@pytest.mark.parametrize("kind", ["mask", "faster", "keypoint"])
 def test_losses_are_torchvisions_in_float64(torchvision, kind, monkeypatch):
     peer = make_peer(torchvision, kind, torch.float64).eval()
     ours = make_ours(peer, kind, torch.float64)
@@ -239,6 +269,14 @@ def test_proposals_are_torchvisions_in_float64(torchvision):
         assert mine.shape == boxes.shape and (mine - boxes).abs().max() <= 1e-8
 
 
+def test_the_published_keypoint_model_has_our_names_and_shapes(torchvision):
+    with torch.device("meta"):
+        peer = torchvision.models.detection.keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+        ours = MaskRCNN(keypointrcnn_resnet50_fpn_config())
+    renamed = {name: value.shape for name, value in from_torchvision(peer.state_dict()).items()}
+    assert renamed == {name: value.shape for name, value in ours.state_dict().items()}
+
+
 def test_old_key_names_give_the_same_weights(torchvision):
     peer = make_peer(torchvision, "mask", torch.float32).eval()
     new = peer.state_dict()
@@ -259,17 +297,20 @@ def old_name(name: str) -> str:
     return name
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d"])
 @torch.no_grad()
-def test_backbones_are_torchvisions(torchvision, depth):
+def test_backbones_are_torchvisions(torchvision, name):
     from minimaskrcnn.resnet import ResNet, ResNetConfig
 
     torch.manual_seed(0)
-    peer = torchvision.models.get_model(f"resnet{depth}", weights=None).double().eval()
-    ours = ResNet(ResNetConfig(depth=depth, norm="batch", frozen_stages=0)).double().eval()
+    peer = torchvision.models.get_model(name, weights=None).double().eval()
+    config = ResNetConfig(depth=int(name.partition("_")[0][-3:].strip("etx")), norm="batch", frozen_stages=0)
+    if "_" in name:
+        config = replace(config, groups=32, group_width=8)
+    ours = ResNet(config).double().eval()
     weights = {k.removeprefix("resnet."): v for k, v in from_torchvision(peer.state_dict()).items()}
     missing, unexpected = ours.load_state_dict(weights, strict=False)
-    assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
+    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
     x = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     stem = peer.maxpool(peer.relu(peer.bn1(peer.conv1(x))))
     c2 = peer.layer1(stem)

@@ -91,7 +91,7 @@ def test_each_operation_pools_each_box_from_its_level(config):
 
 
 def test_roi_pool_has_no_average():
-    with pytest.raises(ValueError, match='mode "max", got \'avg\''):
+    with pytest.raises(ValueError, match="mode \"max\", got 'avg'"):
         PoolerConfig(operation="roi_pool")
 
 

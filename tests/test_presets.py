@@ -21,7 +21,9 @@ def test_a_preset_is_a_model_a_configuration_and_a_recipe(name):
 
 def test_every_preset_has_a_recipe():
     made = {
-        name for name in vars(presets) if name.startswith(("maskrcnn", "fasterrcnn")) and "config" not in name
+        name
+        for name in vars(presets)
+        if name.startswith(("maskrcnn", "fasterrcnn", "keypoint")) and "_" in name and "config" not in name
     }
     assert made == set(PRESETS) == {name for name in minimaskrcnn.__all__ if "rcnn_" in name}
 

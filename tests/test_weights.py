@@ -2,18 +2,21 @@
 
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from models import tiny_config, tiny_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minimaskrcnn import weights
+from minimaskrcnn import presets, weights
 from minimaskrcnn.data.coco_names import COCO_NAMES
+from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.presets import fasterrcnn_resnet50_fpn_config, maskrcnn_resnet50_fpn_config
 from minimaskrcnn.weights import (
@@ -53,7 +56,7 @@ def test_there_and_back(saved):
     image = torch.rand(3, 40, 50)
     with torch.no_grad():
         assert equal(model([image])[0], tiny_model(3).eval()([image])[0])
-    assert equal(read_any(saved), file.state_dict)
+    assert equal(read_any(saved).state_dict, file.state_dict)
     assert load_any(saved)[1] == CATEGORIES
     assert [path.name for path in saved.parent.iterdir()] == ["model.safetensors"]
 
@@ -233,7 +236,7 @@ def test_a_resnets_classifier_and_counters_are_left_out():
     "name",
     [
         "features.0.weight",
-        "roi_heads.keypoint_head.0.weight",
+        "roi_heads.keypoint_head.conv_fcn1.weight",
         "roi_heads.box_head.0.0.weight",
         "head.fc.bias",
     ],
@@ -254,14 +257,15 @@ def narrow(monkeypatch) -> None:
             return replace(
                 full,
                 resnet=replace(full.resnet, width=8),
-                fpn=replace(full.fpn, channels=8),
+                fpn=full.fpn and replace(full.fpn, channels=8),
                 box_head=replace(full.box_head, hidden=8),
                 mask_head=full.mask_head and replace(full.mask_head, channels=8),
             )
 
         return config
 
-    for name in ("maskrcnn_resnet50_fpn_config", "fasterrcnn_resnet50_fpn_config"):
+    for kind in ("maskrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_c4"):
+        name = f"{kind}_config"
         monkeypatch.setattr(weights, name, shrink(getattr(weights, name)))
 
 
@@ -341,7 +345,7 @@ def test_files_that_are_no_state_dict(tmp_path, content):
     assert str(path) in one_line(error)
 
 
-@pytest.mark.parametrize("content", [[1], {"model": {}}, {"a": 1.0}, torch.zeros(2), {1: torch.zeros(1)}])
+@pytest.mark.parametrize("content", [[1], {"a": 1.0}, torch.zeros(2), {1: torch.zeros(1)}])
 def test_objects_that_are_no_state_dict(tmp_path, content):
     path = tmp_path / "weights.pth"
     torch.save(content, path)
@@ -359,3 +363,98 @@ def test_no_such_file(tmp_path, name):
 def test_coco_v1_changes_the_eps_only():
     config = maskrcnn_resnet50_fpn_config()
     assert torchvision_coco_v1(config) == replace(config, resnet=replace(config.resnet, norm_eps=0.0))
+
+
+# detectron2's names of a network without its body: enough to see where each number goes.
+def detectron2_file(path: Path, config: MaskRCNNConfig) -> dict[str, Tensor]:
+    """A zoo-like file of `config`'s network: random numbers under detectron2's names; returns our weights."""
+    source = MaskRCNN(config).state_dict()
+    theirs = {}
+    for name, value in source.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        rows = value.numpy()
+        if name.startswith("box_head.classifier."):
+            rows = np.roll(rows, -1, axis=0)
+        elif name.startswith("box_head.deltas."):
+            source[name][:4], rows = 0, rows[4:]
+        elif name.startswith("mask_head.predictor."):
+            source[name][0], rows = 0, rows[1:]
+        elif name.startswith(("rpn.objectness.", "rpn.deltas.")) and config.fpn is None:
+            each = 4 if "deltas" in name else 1
+            rows = rows.reshape(3, 5, each, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+        theirs[detectron2_name(name, config.fpn is not None)] = rows
+    path.write_bytes(pickle.dumps({"model": theirs, "__author__": "Detectron2 Model Zoo"}, protocol=4))
+    return source
+
+
+def detectron2_name(name: str, pyramid: bool) -> str:
+    body = "backbone.bottom_up." if pyramid else "backbone."
+    for pattern, theirs in (
+        (r"^resnet\.stem\.0\.", body + "stem.conv1."),
+        (r"^resnet\.stem\.1\.", body + "stem.conv1.norm."),
+        (r"^resnet\.stages\.(\d)\.", lambda m: f"{body}res{int(m[1]) + 2}."),
+        (r"^box_head\.res5\.", "roi_heads.res5."),
+        (r"\.norm(\d)\.", r".conv\1.norm."),
+        (r"\.shortcut\.0\.", ".shortcut."),
+        (r"\.shortcut\.1\.", ".shortcut.norm."),
+        (r"^fpn\.lateral\.(\d)\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}."),
+        (r"^fpn\.smooth\.(\d)\.", lambda m: f"backbone.fpn_output{int(m[1]) + 2}."),
+        (r"^rpn\.conv\.", "proposal_generator.rpn_head.conv."),
+        (r"^rpn\.objectness\.", "proposal_generator.rpn_head.objectness_logits."),
+        (r"^rpn\.deltas\.", "proposal_generator.rpn_head.anchor_deltas."),
+        (r"^box_head\.fc", "roi_heads.box_head.fc"),
+        (r"^box_head\.classifier\.", "roi_heads.box_predictor.cls_score."),
+        (r"^box_head\.deltas\.", "roi_heads.box_predictor.bbox_pred."),
+        (r"^mask_head\.convs\.(\d)\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}."),
+        (r"^mask_head\.", "roi_heads.mask_head."),
+        (r"^keypoint_head\.convs\.(\d)\.", lambda m: f"roi_heads.keypoint_head.conv_fcn{int(m[1]) + 1}."),
+        (r"^keypoint_head\.deconv\.", "roi_heads.keypoint_head.score_lowres."),
+    ):
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "classes", "depth", "groups"),
+    [
+        ("maskrcnn_resnet50_c4", 81, 50, 1),
+        ("maskrcnn_resnet50_fpn", 81, 50, 1),
+        ("maskrcnn_resnet101_fpn", 81, 101, 1),
+        ("maskrcnn_resnext101_fpn", 81, 101, 32),
+        ("keypointrcnn_resnet50_fpn", 2, 50, 1),
+        ("fasterrcnn_resnet50_fpn", 81, 50, 1),
+    ],
+)
+def test_a_zoo_file_becomes_a_model_with_detectron2s_semantics(tmp_path, preset, classes, depth, groups):
+    config = PRESETS[preset].config(classes)
+    path = tmp_path / "model_final.pkl"
+    source = detectron2_file(path, config)
+    model, categories = load_any(path)
+    assert equal(model.state_dict(), source) and not model.training
+    assert model.config == presets.as_detectron2(config)
+    assert (model.config.resnet.depth, model.config.resnet.groups) == (depth, groups)
+    assert model.config.resnet.stride_on_1x1 == (groups == 1)
+    names = [(c.label, c.category_id, c.name) for c in categories]
+    assert names[0] == (1, 1, "person") and len(names) == classes - 1
+    if classes == 81:
+        assert names[-1] == (80, 90, "toothbrush")
+
+
+def test_a_zoo_file_of_a_narrow_network(narrow, tmp_path):
+    path = tmp_path / "model_final.pkl"
+    source = detectron2_file(path, weights.maskrcnn_resnet50_c4_config(4))
+    read = read_any(path)
+    assert equal(read.state_dict, source) and read.detectron2.kind == "c4"
+    # What detectron2 itself saves while it trains.
+    torch.save({"model": {k: torch.from_numpy(v) for k, v in zoo_arrays(path).items()}}, tmp_path / "x.pth")
+    assert equal(read_any(tmp_path / "x.pth").state_dict, source)
+    path.write_bytes(pickle.dumps({"model": {"head.cls_subnet.0.weight": np.zeros(1)}}))
+    with pytest.raises(ValueError) as error:
+        read_any(path)
+    assert str(path) in one_line(error)
+
+
+def zoo_arrays(path: Path) -> dict[str, np.ndarray]:
+    return pickle.loads(path.read_bytes())["model"]

@@ -168,9 +168,15 @@ class CocoDataset(Dataset[Sample]):
         return masks
 
 
-def open_coco(root: Path, split: str) -> CocoDataset:
-    """COCO's own layout: `root/{split}/`, `root/annotations/instances_{split}.json`, keypoints where it has any."""
+def open_coco(root: Path, split: str, *, people: bool = False) -> CocoDataset:
+    """COCO's own layout: `root/{split}/`, `root/annotations/instances_{split}.json`, keypoints where it has any.
+
+    `people` opens `person_keypoints_{split}.json` alone, whose one category is the person: for keypoint models.
+    """
     folder = Path(root) / "annotations"
+    if people:
+        posed = folder / f"person_keypoints_{split}.json"
+        return CocoDataset(Path(root) / split, posed, posed)
     instances, keypoints = folder / f"instances_{split}.json", folder / f"person_keypoints_{split}.json"
     if not instances.is_file():
         found = sorted(path.name for path in folder.glob("instances_*.json"))

@@ -2,7 +2,8 @@
 
 Masks go from the head's 28×28 probabilities straight to COCO's run-length code, picture by picture, so no stack
 of full-size masks is ever held.  Results are COCO's own JSON; COCO's 12 numbers are means over IoU thresholds
-0.50..0.95, areas and numbers of detections, and -1 where there is no ground truth to find.
+0.50..0.95, areas and numbers of detections, and -1 where there is no ground truth to find.  For keypoints there are
+10, over thresholds of object keypoint similarity.
 """
 
 import contextlib
@@ -23,14 +24,23 @@ from minimaskrcnn.mask_rcnn import Detection, MaskRCNN
 from minimaskrcnn.ops import paste_masks_rle
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 Metrics = dict[str, dict[str, float]]
 Result = dict[str, Any]
 
 
 def to_results(
-    detection: Detection, image_id: int, image_size: tuple[int, int], category_of: dict[int, int]
+    detection: Detection,
+    image_id: int,
+    image_size: tuple[int, int],
+    category_of: dict[int, int],
+    *,
+    exact_paste: bool = False,
 ) -> list[Result]:
-    """One COCO result for each detection made with `paste=False`; labels without a category are left out."""
+    """One COCO result for each detection made with `paste=False`; labels without a category are left out.
+
+    `exact_paste` is `MaskHeadConfig`'s.
+    """
     boxes = detection["boxes"].double()
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
     results = [
@@ -38,9 +48,13 @@ def to_results(
         for box, label, score in zip(boxes, detection["labels"].tolist(), detection["scores"].tolist())
     ]
     if "mask_probs" in detection:
-        codes = paste_masks_rle(detection["mask_probs"].float(), detection["boxes"].float(), image_size)
+        probs, corners = detection["mask_probs"].float(), detection["boxes"].float()
+        codes = paste_masks_rle(probs, corners, image_size, exact=exact_paste)
         for result, code in zip(results, codes):
             result["segmentation"] = code
+    if "keypoints" in detection:
+        for result, points in zip(results, detection["keypoints"].double().flatten(1).tolist()):
+            result["keypoints"] = points
     return [result for result in results if result["category_id"] is not None]
 
 
@@ -50,6 +64,7 @@ def detect_all(
     """COCO results of the whole data set, one list a batch; the model is left in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
+    exact = model.mask_head is not None and model.mask_head.config.exact_paste
     loader = make_loader(dataset, batch_size=batch_size, workers=workers)
     for images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
         with torch.no_grad():
@@ -57,12 +72,13 @@ def detect_all(
         results: list[Result] = []
         for image, target, detection in zip(images, targets, detections):
             size = (image.shape[-2], image.shape[-1])
-            results += to_results(detection, target["image_id"], size, category_of)
+            results += to_results(detection, target["image_id"], size, category_of, exact_paste=exact)
         yield results
 
 
 def coco_metrics(annotations: Path, results: list[Result], image_ids: list[int] | None = None) -> Metrics:
-    """COCO's 12 numbers, fractions, for `bbox` and, where results and annotations have masks, `segm`.
+    """COCO's numbers, fractions: 12 for `bbox`, and for `segm`, 10 for `keypoints`, where results and annotations
+    have them.
 
     `image_ids` restricts the evaluation.  No detection at all gives 0 (or -1 where there is no ground truth).
     """
@@ -75,6 +91,10 @@ def coco_metrics(annotations: Path, results: list[Result], image_ids: list[int] 
             # Without the boxes, or pycocotools would take their areas for those of the masks.
             masks = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
             metrics["segm"] = _summarize(_index(content, outlined), masks, "segm", image_ids)
+        posed = [annotation for annotation in objects if "keypoints" in annotation]
+        has_joints = any("keypoints" in category for category in content["categories"])
+        if all("keypoints" in result for result in results) and (posed or (not objects and has_joints)):
+            metrics["keypoints"] = _summarize(_index(content, posed), results, "keypoints", image_ids)
     return metrics
 
 
@@ -99,7 +119,8 @@ def _summarize(
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return dict(zip(METRICS, (float(value) for value in evaluation.stats)))
+    names = KEYPOINT_METRICS if kind == "keypoints" else METRICS
+    return dict(zip(names, (float(value) for value in evaluation.stats)))
 
 
 def evaluate_dataset(
@@ -116,8 +137,10 @@ def evaluate_dataset(
     results = [result for batch in batches for result in batch]
     image_ids = [record.id for record in dataset.images]
     metrics = coco_metrics(dataset.annotation_file, results, image_ids)
-    if model.mask_head is None:
-        metrics.pop("segm", None)
+    # Without any detection nothing tells which heads there are.
+    for kind, head in (("segm", model.mask_head), ("keypoints", model.keypoint_head)):
+        if head is None:
+            metrics.pop(kind, None)
     return metrics, results
 
 
@@ -129,9 +152,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def format_metrics(metrics: Metrics) -> str:
-    """A table, one row a kind; COCO's customary percent to one decimal."""
-    rows = ["".join(["      ", *(f"{name:>7}" for name in METRICS)])]
+    """A table, one row a kind; COCO's customary percent to one decimal.  Keypoints have a heading of their own."""
+    rows, heading = [], None
     for kind, values in metrics.items():
-        cells = (f"{100 * values[name]:7.1f}" if values[name] >= 0 else "      –" for name in METRICS)
-        rows.append("".join([f"{kind:6}", *cells]))
+        if tuple(values) != heading:
+            heading = tuple(values)
+            rows.append("".join(["          ", *(f"{name:>7}" for name in heading)]))
+        cells = (f"{100 * value:7.1f}" if value >= 0 else "      –" for value in values.values())
+        rows.append("".join([f"{kind:10}", *cells]))
     return "\n".join(rows)

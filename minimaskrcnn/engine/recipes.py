@@ -40,9 +40,28 @@ TOY = TrainConfig(
 # The toy's rate, and the steps of detectron2's 1x schedule at half its batch; not yet run to its end.
 SMALL = replace(TOY, steps=90_000, warmup_steps=500, augment=AugmentConfig(), eval_every=5000)
 
+# 1 picture a GPU and the same iterations (section 3.1).
+RESNEXT = replace(PAPER, batch_size=8, lr=0.01)
+# 90k iterations, the rate divided at 60k and 80k, shorter sides of 640 to 800 (section 5).
+KEYPOINTS = replace(
+    PAPER,
+    steps=90_000,
+    milestones=(2 / 3, 8 / 9),
+    augment=AugmentConfig(min_sizes=presets.keypointrcnn_resnet50_fpn_config().transform.min_sizes),
+)
+# Three quarters of the scenes have people; the size of the pictures at test time, for joints of a few pixels.
+TOY_KEYPOINTS = replace(TOY, steps=1500, augment=AugmentConfig())
+
 PRESETS = {
     "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER),
     "maskrcnn_resnet101_fpn": Recipe(presets.maskrcnn_resnet101_fpn_config, PAPER),
+    "maskrcnn_resnext101_fpn": Recipe(presets.maskrcnn_resnext101_fpn_config, RESNEXT),
+    "maskrcnn_resnet50_c4": Recipe(presets.maskrcnn_resnet50_c4_config, PAPER),
+    "maskrcnn_resnet101_c4": Recipe(presets.maskrcnn_resnet101_c4_config, PAPER),
+    "maskrcnn_resnet50_c5": Recipe(presets.maskrcnn_resnet50_c5_config, PAPER),
+    "keypointrcnn_resnet50_fpn": Recipe(presets.keypointrcnn_resnet50_fpn_config, KEYPOINTS),
+    "keypoint_maskrcnn_resnet50_fpn": Recipe(presets.keypoint_maskrcnn_resnet50_fpn_config, KEYPOINTS),
+    "keypointrcnn_toy": Recipe(presets.keypointrcnn_toy_config, TOY_KEYPOINTS),
     "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER),
     "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER),
     "maskrcnn_small": Recipe(presets.maskrcnn_small_config, SMALL),

@@ -153,8 +153,8 @@ def train_model(
     """Train `model` in place; writes `metrics.jsonl`, `last.safetensors` and `best.safetensors` into `run`.
 
     `evaluation` is called every `eval_every` steps and at the end; the best checkpoint is the one with the
-    highest mask AP (box AP without a mask head).  With `resume` it goes on from `last.safetensors`, if there
-    is one.  Returns the last evaluation's metrics.
+    highest mask AP (keypoint AP without masks, box AP without both).  With `resume` it goes on from
+    `last.safetensors`, if there is one.  Returns the last evaluation's metrics.
     """
     run.mkdir(parents=True, exist_ok=True)
     model.to(memory_format=torch.channels_last)
@@ -213,7 +213,7 @@ def _evaluated(model: MaskRCNN, evaluation: Callable[[MaskRCNN], Metrics], log: 
 
 
 def _score(metrics: Metrics) -> float:
-    values = metrics.get("segm") or metrics.get("bbox") or {}
+    values = metrics.get("segm") or metrics.get("keypoints") or metrics.get("bbox") or {}
     return values.get("AP", -1.0)
 
 
