@@ -11,7 +11,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Literal
+
+import torch
 
 from minimaskrcnn_lessons import catalogue
 from minimaskrcnn_lessons.display import display_html, picture_html, show
@@ -23,6 +26,9 @@ SEARCH, SHRINKING, DIAGNOSIS = 7.5, 4.0, 2.0
 FEWEST = 10
 # Inputs on which an answer must equal a misconception's to be called by its name.
 COMPARED = 25
+
+# Characters of an error's text that are shown.
+LONGEST = 300
 
 Status = Literal["right", "not yet", "too slow", "wrong", "error"]
 
@@ -107,7 +113,8 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> CheckResult:
         message = f"{mistake.sentence} ({failure})" if mistake is not None else str(failure)
         return result("error", message, inputs=inputs, misconception=mistake)
     if yours is None:
-        return result("wrong", "Your function returned None. Is the `return` missing?", inputs=inputs)
+        message = "Your function returned None for the inputs below. Is a `return` missing?"
+        return result("wrong", message, inputs=inputs)
     what = difference(yours, exercise.right(**copy.deepcopy(inputs)), exercise.tolerance)
     message = f"Not right: {what}, for the inputs below, the smallest on which it differs."
     if mistake is not None:
@@ -165,9 +172,14 @@ def _is_right(exercise: Exercise, answer: Callable[..., Any], inputs: Inputs) ->
 
 
 def _call(answer: Callable[..., Any], inputs: Inputs) -> Any:
-    """The answer to a copy of the inputs; _Failure for what it raises, but a stub's own error goes through."""
+    """The answer to a copy of the inputs; _Failure for what it raises, but a stub's own error goes through.
+
+    An answer that draws random numbers draws the same ones each time: it is asked again, for message and drawing.
+    """
     try:
-        return answer(**copy.deepcopy(inputs))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return answer(**copy.deepcopy(inputs))
     # Whatever a reader's code raises is for the reader.
     except Exception as error:
         # A stub's has no message; torch raises it too, with one.
@@ -177,7 +189,8 @@ def _call(answer: Callable[..., Any], inputs: Inputs) -> Any:
             f for f in traceback.extract_tb(error.__traceback__) if "minimaskrcnn_lessons" not in f.filename
         ]
         where = f", in line {frames[0].lineno}: {frames[0].line}" if frames else ""
-        raise _Failure(f"Your function raised {type(error).__name__}: {error}{where}") from error
+        said = shorten(" ".join(str(error).split()), LONGEST)
+        raise _Failure(f"Your function raised {type(error).__name__}: {said}{where}") from error
 
 
 def _diagnosis(exercise: Exercise, answer: Callable[..., Any]) -> Misconception | None:

@@ -68,10 +68,16 @@ def difference(yours: Any, right: Any, tolerance: float) -> str | None:
         return None if yours == right else f"{_short(yours)}, expected {right!r}"
     if isinstance(right, Sequence):
         if not isinstance(yours, Sequence | torch.Tensor | np.ndarray) or len(yours) != len(right):
-            return f"{_short(yours)}, expected {len(right)} results"
+            return f"{_short(yours)}, expected {len(right)} result{'s' * (len(right) != 1)}"
         found = ((i, difference(y, r, tolerance)) for i, (y, r) in enumerate(zip(yours, right)))
-        return next((f"result {i}: {text}" for i, text in found if text), None)
+        return next((_at(i, text) for i, text in found if text), None)
     return None if yours == right else f"{_short(yours)}, expected {_short(right)}"
+
+
+def _at(index: int, text: str) -> str:
+    """ "result [1][0]: ..." of a difference within a sequence within another."""
+    inner = text.removeprefix("result ")
+    return f"result [{index}]{inner}" if inner != text else f"result [{index}]: {text}"
 
 
 def _number_difference(yours: Any, right: float, tolerance: float) -> str | None:

@@ -31,7 +31,7 @@ with torch.no_grad():
 show(
     figures.found(sample.image, detection, names),
     "Left, a generated scene of figures on a textured ground. Right, the same with boxes, tinted masks, class names "
-    "and scores over the objects that the model finds.",
+    "and scores beside the objects that the model finds.",
 )
 
 # %% [markdown]
@@ -271,7 +271,7 @@ show(
 #
 # Write `my_count_detections(scores, labels, label, threshold)`: how many detections have this `label` and a score
 # of **at least** the threshold, as `draw_detections` counts them. `scores` and `labels` are tensors of shape `[n]`,
-# and n may be 0. Return a Python number.
+# and n may be 0. Return one Python number.
 
 # %%
 from minimaskrcnn_lessons import check, expected
@@ -326,9 +326,9 @@ assert my_visible_areas(torch.tensor([[[[0.5, 0.6], [0.9, 0.1]]]]), 0.5).tolist(
 # The detected box and the box of the pasted mask are not the same: the head may leave a margin.
 #
 # Write `my_tight_box(mask)`: the first column, first row, last column and last row of the true pixels of a boolean
-# `mask` of shape `[h, w]`, as a tensor of 4 floats. For an empty mask, four zeros. This is what `masks_to_boxes`
-# returns, here as in torchvision: x2 and y2 are *indices* of pixels, so a box that covers the pixels ends at x2 + 1
-# and y2 + 1.
+# `mask` of shape `[h, w]`, in this order, as a tensor of shape `[4]`. For an empty mask, four zeros. This is what
+# `masks_to_boxes` returns, here as in torchvision: x2 and y2 are *indices* of pixels, so a box that covers the pixels
+# ends at x2 + 1 and y2 + 1.
 
 # %%
 expected("tight_box")
@@ -355,10 +355,10 @@ assert my_tight_box(torch.eye(5, dtype=torch.bool)[1:, 1:]).tolist() == [0, 0, 3
 # %% [markdown] exercise="best_detection"
 # To say what the model missed, one needs to know which detection belongs to which object.
 #
-# Write `my_best_detection(gt_boxes, boxes)`: for each of the G ground-truth boxes the index of the detection with
-# the largest IoU, or -1 where the largest IoU is under 0.5. Boxes are `[G, 4]` and `[n, 4]`, with n at least 1. Of
-# equal IoUs take the first. `box_iou` of `minimaskrcnn.ops` may be used. Classes are left out here, and lesson 10
-# puts them in.
+# Write `my_best_detection(gt_boxes, boxes)`: for each of the G ground-truth boxes the index of the detection with the
+# largest IoU, or -1 where the largest IoU is under 0.5. Boxes are `[G, 4]` and `[n, 4]`, with n at least 1. Of equal
+# IoUs take the first; two objects may have the same detection. `box_iou` of `minimaskrcnn.ops` may be used. Classes
+# are left out here, and lesson 10 puts them in.
 
 # %%
 expected("best_detection")
@@ -395,7 +395,7 @@ assert my_best_detection(square, torch.tensor([[8.0, 8, 9, 9], [0, 0, 4, 2]])).t
 # From a score of 0.5 on, the ring is found and both triangles are missed. They are in the answer all the same: the
 # printed list has them further down, so a threshold of 0.35 would show all five objects. Go on to 0.1, and the same
 # few pixels are also called a heart and a cross, which is false. With a running kernel, the slider below the picture
-# redraws it for any threshold.
+# redraws it for any threshold, and names up to twelve of the detections.
 #
 # Other failures no threshold mends. In `scenes.scene(19)` a disc that lies partly under a ring is itself called a
 # ring, and with a higher score than the heart that is still missing there.

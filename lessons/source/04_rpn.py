@@ -277,7 +277,8 @@ assert my_match(*object_and_anchors, 0.7, 0.3)[1].tolist() == [1, 0, 0]
 # %% [markdown] exercise="sample_anchors"
 # Write `my_sample(label, keys, number, fraction)`. Return two int64 tensors of indices: the positives chosen,
 # at most `int(number * fraction)`, and the negatives chosen, as many as still fit into `number`. Take those
-# with the highest `keys` (all different), highest first.
+# with the highest `keys` (all different), highest first, and none twice: where there are too few, the sample is
+# smaller.
 
 # %%
 expected("sample_anchors")

@@ -99,7 +99,9 @@ for name, value in values.items():
 # lower sides lie a whole cell further out, and its middle half a cell.
 #
 # Then measure. Take a map whose value *is* the place: each cell holds the $x$ of its own middle, in pixels. Pooling
-# it tells where each bin looked. From that we subtract where the bin should look.
+# it tells where each bin looked. From that we subtract where the bin should look. The 600 boxes are not random:
+# they are spread evenly, so that their sides fall nearly equally often on all places within a cell, as the estimate
+# by hand assumes.
 
 # %%
 boxes = experiments.spread_boxes(600)
@@ -123,8 +125,8 @@ show(
 # ### One edge
 #
 # A mask is a matter of edges. This map has one soft vertical edge, at $x = 150$, with stride 16. We pool boxes that
-# slide across it to 14 bins, look between which two bins the value crosses one half, and read that place back into
-# the image.
+# slide across it, half a pixel at a time, to 14 bins, look between which two bins the value crosses one half, and
+# read that place back into the image.
 
 # %%
 x = (torch.arange(20).double() + 0.5) * 16
@@ -142,9 +144,9 @@ show(
 # %% [markdown]
 # ### One mask
 #
-# The first experiment again, with 24 boxes that have 4 to 12 pixels to spare on each side; bars go from the worst
-# box to the best. The open marks grant RoIPool and RoIWarp what a network could learn: their boxes are moved back
-# by the shared half cell before they are pooled.
+# The first experiment again, with 24 random boxes that have 4 to 12 pixels to spare on each side; bars go from the
+# worst box to the best. The open marks grant RoIPool and RoIWarp what a network could learn: their boxes are moved
+# back by the shared half cell before they are pooled.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -233,7 +235,7 @@ show(
 #
 # The paper takes 4 samples a bin, so $n = 2$. With `sampling_ratio=0` (or less) it is **adaptive**: the bin's
 # length in cells, rounded up, so that no cell is passed over. A sample up to one cell outside of the map is moved
-# onto its edge; one further out counts 0, and is still divided by. See both on a map of ones, pooled to one bin.
+# onto its edge; one further out counts 0, and is still divided by. See both on a map of ones.
 
 # %%
 from minimaskrcnn.ops import roi_align
@@ -286,9 +288,8 @@ for name in experiments.POOLINGS:
     print(f"{name:<9} same loss at ±0.01 px: {flat:.1%} of places; gradient at +3 px: {slope(name)}")
 
 # %% [markdown]
-# With RoIAlign's gradient a box can walk. It starts beside the star and follows the loss downhill; nothing else
-# tells it where the star is. (The paper's end-to-end training ignores this gradient, says its appendix B, and so
-# does the model here: proposals have none.)
+# With RoIAlign's gradient a box can walk. It starts beside the star and follows the loss downhill. (The paper's
+# end-to-end training ignores this gradient, says its appendix B, and so does the model here: proposals have none.)
 
 # %%
 from minimaskrcnn.ops import box_iou
@@ -337,7 +338,6 @@ def roi_pool_loop(feature, box, bins, stride):
     return out
 
 
-# %%
 small = torch.arange(30.0, dtype=torch.float64).view(5, 6)
 small_box = torch.tensor([[10.0, 9.0, 38.0, 31.0]], dtype=torch.float64)
 print("loops:\n", roi_pool_loop(small, small_box[0], 2, 8))
@@ -351,8 +351,8 @@ for name in experiments.POOLINGS:
 #
 # ## Exercises
 #
-# Each cell has a stub, the picture of a right answer, and a check, which shows the smallest input on which yours
-# differs.
+# Write each answer into the function and run the cell: it shows what a right answer gives. The check shows the
+# smallest input on which yours differs.
 
 # %% [markdown] exercise="bilinear"
 # `my_bilinear(plane, y, x)` returns the value of `plane` (a tensor `[H, W]`) at a real point, as a number. Here the
@@ -363,6 +363,7 @@ for name in experiments.POOLINGS:
 from minimaskrcnn_lessons import check, expected
 
 
+# Write your answer into this function.
 def my_bilinear(plane, y, x):
     """The value of plane [H, W] at a point, between its four cells."""
     ### BEGIN SOLUTION
@@ -377,6 +378,8 @@ def my_bilinear(plane, y, x):
 
 
 expected("bilinear")
+
+# %%
 check("bilinear", my_bilinear)
 
 # %% grade="bilinear"
@@ -393,6 +396,7 @@ assert abs(my_bilinear(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), 0.5, 0.25) - 3.5)
 
 
 # %% exercise="roi_align_points"
+# Write your answer into this function.
 def my_points(start, end, stride, bins, samples):
     """Sample points of each bin on one axis, in cells [bins, samples]."""
     ### BEGIN SOLUTION
@@ -402,6 +406,7 @@ def my_points(start, end, stride, bins, samples):
 
 
 expected("roi_align_points")
+
 check("roi_align_points", my_points)
 
 # %% grade="roi_align_points"
@@ -419,6 +424,7 @@ assert torch.allclose(my_points(0.0, 32.0, 8.0, 2, 1), torch.tensor([[0.5], [2.5
 from minimaskrcnn_lessons.lesson05.answers import bilinear, points
 
 
+# Write your answer into this function.
 def my_roi_align(feature, box, bins, stride, samples):
     """RoIAlign (aligned) of one box on one map [H, W]: [bins, bins]."""
     ### BEGIN SOLUTION
@@ -434,6 +440,8 @@ def my_roi_align(feature, box, bins, stride, samples):
 
 
 expected("roi_align")
+
+# %%
 check("roi_align", my_roi_align)
 
 # %% grade="roi_align"
@@ -446,6 +454,7 @@ grade("roi_align", my_roi_align)
 
 
 # %% exercise="roi_pool_cells"
+# Write your answer into this function.
 def my_pool_cells(start, end, stride, bins, extent):
     """The cells of each bin: a list of (first, one past the last)."""
     ### BEGIN SOLUTION
@@ -457,6 +466,7 @@ def my_pool_cells(start, end, stride, bins, extent):
 
 
 expected("roi_pool_cells")
+
 check("roi_pool_cells", my_pool_cells)
 
 # %% grade="roi_pool_cells"
@@ -468,6 +478,7 @@ grade("roi_pool_cells", my_pool_cells)
 
 
 # %% exercise="fpn_level"
+# Write your answer into this function.
 def my_fpn_level(width, height):
     """FPN's equation 1: the level 2..5 of a box."""
     ### BEGIN SOLUTION
@@ -477,6 +488,7 @@ def my_fpn_level(width, height):
 
 
 expected("fpn_level")
+
 check("fpn_level", my_fpn_level)
 
 # %% grade="fpn_level"
@@ -494,8 +506,15 @@ grade("fpn_level", my_fpn_level)
 #
 # [`sampling.py`](../minimaskrcnn/ops/sampling.py) makes the weights, for all boxes at once, with the two cells
 # around each sample.
+#
+# Most entries are 0. The sparse form lists the others, cells and weights, for each bin. A weighted sum of listed
+# rows of a table is what torch calls an **embedding bag**: the table's rows are cells, with all channels side by
+# side; a bag is a bin. [`roi_align.py`](../minimaskrcnn/ops/roi_align.py) writes all boxes, images and pyramid
+# levels as bags of one table, and [`bags.py`](../minimaskrcnn/ops/bags.py) has the product with its derivatives.
 
 # %%
+from torch.nn.functional import embedding_bag
+
 from minimaskrcnn.ops.sampling import axis_samples
 
 
@@ -516,16 +535,6 @@ show(
 )
 print(down @ small @ across.T)
 
-# %% [markdown]
-# Most entries are 0. The sparse form lists the others, cells and weights, for each bin. A weighted sum of listed
-# rows of a table is what torch calls an **embedding bag**: the table's rows are cells, with all channels side by
-# side; a bag is a bin. [`roi_align.py`](../minimaskrcnn/ops/roi_align.py) writes all boxes, images and pyramid
-# levels as bags of one table, and [`bags.py`](../minimaskrcnn/ops/bags.py) has the product with its derivatives.
-# With 2 × 2 samples of four cells, a bin has at most 16 entries, for any number of channels.
-
-# %%
-from torch.nn.functional import embedding_bag
-
 share = torch.einsum("py,qx->pqyx", down, across).view(4, 30)
 bag, cell = share.nonzero().unbind(1)
 starts = torch.searchsorted(bag, torch.arange(4))
@@ -537,8 +546,7 @@ print(f"{len(cell)} entries in 4 bags\n", pooled.view(2, 2))
 # ## The Triton version
 #
 # On a GPU a kernel does the same without writing the weights to memory: one program makes a row of bins for a block
-# of channels. Without a GPU, Triton's interpreter runs it here on a tiny case. Lesson 06 is about this kernel and
-# its backward pass.
+# of channels. Without a GPU, Triton's interpreter runs it here on a tiny case. Lesson 06 is about it.
 
 # %%
 from minimaskrcnn.ops.backend import TRITON_IS_INSTALLED
@@ -554,8 +562,8 @@ else:
 # %% [markdown]
 # ## The proof
 #
-# Values first: the definition in loops against the package, for each pooling, on random maps and boxes, some of
-# them partly outside of the map.
+# Values first: the definition in loops against the package, for each pooling, on random maps and boxes, some
+# partly outside.
 
 # %%
 from minimaskrcnn.ops import reference, roi_pool, roi_warp
@@ -602,8 +610,7 @@ for what, gap in (("boxes", inside.grad[:, 1:] - by_box), ("map", plane.grad - b
 # %% [markdown]
 # ## What it costs
 #
-# Work and memory grow with the numbers that come out: boxes × channels × bins. Times are measured here, on your
-# machine.
+# Work and memory grow with the numbers that come out: boxes × channels × bins. Times are your machine's.
 
 # %%
 import time

@@ -238,8 +238,7 @@ show(
 #
 # These are four parts of a RoIAlign kernel. You write the body of a kernel; the function below it launches it,
 # and `check` gets that function. `plain_errors` shows an error of your kernel without the interpreter's wrapper.
-# The tensors in these checks are stretches of a longer memory, so that a wrong address finds numbers that the
-# check knows.
+# The tensors of these checks lie in a longer memory, whose numbers the check knows.
 
 # %% [markdown] exercise="add_vectors"
 # Write $\mathrm{out}_i = x_i + y_i$ for $i < n$. `x`, `y` and `out` have room for 16 numbers, but only the first
@@ -322,7 +321,8 @@ assert my_row_maximum(table.t()).tolist() == [8, 9, 10, 11]
 
 # %% [markdown] exercise="bilinear_channels"
 # Take one sample of a channels-last map, 4 channels a program. The point lies on the map: y in 0..H - 1, x in
-# 0..W - 1. The second cell of an axis is clamped to the last one, so that no lane reads outside.
+# 0..W - 1. Clamp the second cell of an axis to the last one: no lane reads outside. `out` has room for 8 numbers;
+# only the channels are ours.
 
 # %%
 expected("bilinear_channels")
@@ -361,7 +361,7 @@ check("bilinear_channels", my_bilinear_channels)
 grade("bilinear_channels", my_bilinear_channels)
 ### BEGIN HIDDEN TESTS
 ramp = torch.arange(24.0).view(3, 4, 2)
-assert my_bilinear_channels(ramp, 1.5, 0.5, torch.zeros(2)).tolist() == [13, 14]
+assert my_bilinear_channels(ramp, 1.5, 0.5, torch.zeros(4)).tolist() == [13, 14, 0, 0]
 ### END HIDDEN TESTS
 
 # %% [markdown] exercise="scatter_gradient"

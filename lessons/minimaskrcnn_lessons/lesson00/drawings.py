@@ -25,9 +25,10 @@ def counts(inputs: Inputs, yours: Any, right: int) -> Drawing:
     label, threshold = inputs["label"], inputs["threshold"]
     figure, axis = plt.subplots(figsize=(WIDTH, 2.6))
     _bars(axis, scores, labels, label, threshold)
-    axis.set_title(f"Class {label}, scores from {threshold:g} on: yours {float(yours):g}, right {right}")
+    mine = yours.tolist() if isinstance(yours, Tensor) else yours
+    axis.set_title(f"Class {label}, scores from {threshold:g} on: yours {mine}, right {right}")
     listed = ", ".join(f"{score:g} for class {of}" for score, of in zip(scores, labels)) or "none"
-    return figure, f"Detections: {listed}. Class {label} from {threshold:g} on: yours {yours}, right {right}."
+    return figure, f"Detections: {listed}. Class {label} from {threshold:g} on: yours {mine}, right {right}."
 
 
 def counting(function: Callable[..., int]) -> Drawing:
@@ -124,6 +125,8 @@ def tight_boxes(inputs: Inputs, yours: Any, right: Tensor) -> Drawing:
             patch = Rectangle((x1, y1), x2 + 1 - x1, y2 + 1 - y1, fill=False, edgecolor=colour, linewidth=3)
             patch.set_linestyle(dash)
             axis.add_patch(patch)
+            if min(x2 - x1, y2 - y1) < 0:
+                axis.set_xlabel("column (this box ends before it begins)")
         axis.set_title(f"{name}: {[round(number, 2) for number in box.flatten().tolist()]}")
     height, width = mask.shape
     text = f"A mask of {height} by {width} pixels: {mask.int().tolist()}."
@@ -139,7 +142,7 @@ def boxing(function: Callable[[Tensor], Tensor]) -> Drawing:
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     _bitmap(axis, mask)
     axis.add_patch(Rectangle((x1, y1), x2 + 1 - x1, y2 + 1 - y1, fill=False, edgecolor=GREEN, linewidth=3))
-    axis.set_title(f"first and last column and row: {[int(number) for number in box.tolist()]}")
+    axis.set_title(f"first column and row, last column and row: {[int(number) for number in box.tolist()]}")
     return figure, f"A blob in a mask of 6 by 8 pixels; the box round it is {[int(n) for n in box.tolist()]}."
 
 
@@ -184,13 +187,13 @@ def _boxes(axis: Axes, truth: Tensor, boxes: Tensor) -> None:
         axis.add_patch(
             Rectangle((x1, y1), x2 - x1, y2 - y1, facecolor="#0072B222", edgecolor=BLUE, linewidth=2)
         )
-        axis.text(x1 + 0.15, y1 + 0.15, "ABCDEFGH"[index], color=BLUE, va="top", weight="bold")
+        # Side by side where boxes are equal, as are the numbers below.
+        axis.text(x1 + 0.15 + 0.4 * index, y1 + 0.15, "ABCDEFGH"[index], color=BLUE, va="top", fontsize=13)
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
         patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=RED, linewidth=2, linestyle="--")
         axis.add_patch(patch)
-        # Side by side where boxes are equal.
         axis.text(
-            x2 - 0.15 - 0.3 * index, y2 - 0.15, str(index), color=RED, ha="right", va="bottom", weight="bold"
+            x2 - 0.15 - 0.4 * index, y2 - 0.15, str(index), color=RED, ha="right", va="bottom", fontsize=13
         )
     corners = torch.cat([truth, boxes])
     right, bottom = corners[:, 2].max().item() + 1, corners[:, 3].max().item() + 1

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from minimaskrcnn.data.transforms import Sample
-from minimaskrcnn.draw import draw_detections, draw_targets
 from minimaskrcnn.mask_rcnn import Detection
 from minimaskrcnn_lessons.display import picture_html
+from minimaskrcnn_lessons.lesson00.labels import draw_objects
 from minimaskrcnn_lessons.style import BLUE, INK, ORANGE, RED, WIDTH
 
 Names = Mapping[int, str]
@@ -54,33 +54,36 @@ def contrast(level: Tensor) -> Tensor:
     return (level - around)[0].norm(dim=0)
 
 
-def _drawn(axis: Axes, drawing: Any, title: str) -> None:
-    axis.imshow(drawing)
-    axis.set(title=title, xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
+def _detected(
+    axis: Axes, image: Tensor, detection: Detection, names: Names, threshold: float, title: str
+) -> None:
+    """The picture with the detections of at least that score, best first."""
+    picture(axis, image, title)
+    kept = detection["scores"] >= threshold
+    boxes, masks = detection["boxes"][kept], detection["masks"][kept][:, 0]
+    pairs = zip(detection["labels"][kept].tolist(), detection["scores"][kept].tolist())
+    draw_objects(axis, boxes, masks, [f"{names[label]} {score:.2f}" for label, score in pairs])
 
 
 def found(image: Tensor, detection: Detection, names: Names, threshold: float = 0.5) -> Figure:
     """The picture, and the picture with what scores at least the threshold."""
-    figure, (left, right) = panels(1, 2, height=3.9)
+    figure, (left, right) = panels(1, 2, height=4.6)
     picture(left, image, "What the model is given")
-    _drawn(
-        right,
-        draw_detections(image, detection, names, threshold),
-        f"What it finds, from score {threshold:g} on",
-    )
+    _detected(right, image, detection, names, threshold, f"What it finds, from score {threshold:g} on")
     return figure
 
 
 def compared(sample: Sample, detection: Detection, names: Names, threshold: float = 0.5) -> Figure:
     """What is in the picture, and what was found there."""
-    figure, (left, right) = panels(1, 2, height=3.9)
-    _drawn(left, draw_targets(sample, names), "What is there")
-    _drawn(
-        right,
-        draw_detections(sample.image, detection, names, threshold),
-        f"What is found, from {threshold:g} on",
+    figure, (left, right) = panels(1, 2, height=4.0)
+    target = sample.target
+    picture(left, sample.image, "What is there")
+    # Both pictures before any label: labels are placed for the layout.
+    picture(right, sample.image, "What is found")
+    draw_objects(
+        left, target["boxes"], target["masks"], [names[label] for label in target["labels"].tolist()]
     )
+    _detected(right, sample.image, detection, names, threshold, f"What is found, from {threshold:g} on")
     return figure
 
 
@@ -147,7 +150,7 @@ def whole_road(
     picture(axes[0, 2], image, f"3  {len(proposals)} proposals")
     for corners in proposals[:40].tolist():
         box(axes[0, 2], corners, "white", linewidth=0.8)
-    picture(axes[1, 0], image, "4  classes, scores, boxes")
+    picture(axes[1, 0], image, "4  boxes of the detections")
     first = detection["boxes"][0].tolist()
     for corners, score in zip(detection["boxes"].tolist(), detection["scores"].tolist()):
         if score >= 0.5:

@@ -32,6 +32,18 @@ def count_whole_class(scores: Tensor, labels: Tensor, label: int, threshold: flo
     return int((labels == label).sum())
 
 
+def count_without_brackets(scores: Tensor, labels: Tensor, label: int, threshold: float) -> int:
+    return int((labels == (label & (scores >= threshold))).sum())
+
+
+def count_either(scores: Tensor, labels: Tensor, label: int, threshold: float) -> int:
+    return int(((labels == label) | (scores >= threshold)).sum())
+
+
+def count_as_mask(scores: Tensor, labels: Tensor, label: int, threshold: float) -> Tensor:
+    return (labels == label) & (scores >= threshold)
+
+
 def visible_areas(masks: Tensor, threshold: float) -> Tensor:
     """Pixels of each mask `[n, 1, h, w]` whose value exceeds the threshold."""
     return torch.tensor([int((mask > threshold).sum()) for mask in masks], dtype=torch.int64)
@@ -59,6 +71,14 @@ def areas_as_shares(masks: Tensor, threshold: float) -> Tensor:
 
 def areas_at_half(masks: Tensor, threshold: float) -> Tensor:
     return (masks > 0.5).sum(dim=(1, 2, 3))
+
+
+def areas_soft_above(masks: Tensor, threshold: float) -> Tensor:
+    return (masks * (masks > threshold)).sum(dim=(1, 2, 3))
+
+
+def areas_of_columns(masks: Tensor, threshold: float) -> Tensor:
+    return (masks > threshold).sum(dim=(1, 2))
 
 
 def tight_box(mask: Tensor) -> Tensor:
@@ -112,6 +132,14 @@ def box_of_first_row(mask: Tensor) -> Tensor:
     return _as_box([int(first.min()), found[1], int(first.max()), found[3]])
 
 
+def box_by_axis(mask: Tensor) -> Tensor:
+    return tight_box(mask)[[0, 2, 1, 3]]
+
+
+def box_as_column(mask: Tensor) -> Tensor:
+    return tight_box(mask)[:, None] if mask.any() else torch.zeros(4)
+
+
 def best_detection(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
     """For each ground truth the detection of largest IoU, or -1 where that is under 0.5."""
     everywhere = torch.ones(1, len(boxes), dtype=torch.bool)
@@ -163,3 +191,36 @@ def best_with_plus_one(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
     last = torch.tensor([0.0, 0.0, 1.0, 1.0])
     best, index = _first_best(box_iou(gt_boxes + last, boxes + last))
     return torch.where(best >= 0.5, index, -1)
+
+
+def best_or_zero(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    return best_detection(gt_boxes, boxes).clamp(min=0)
+
+
+def best_of_found(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    best = best_detection(gt_boxes, boxes)
+    return best[best >= 0]
+
+
+def best_iou(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    best = box_iou(gt_boxes, boxes).amax(dim=1)
+    return torch.where(best >= 0.5, best, -1)
+
+
+def best_is_first(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    enough = box_iou(gt_boxes, boxes) >= 0.5
+    return torch.where(enough.any(dim=1), enough.int().argmax(dim=1), -1)
+
+
+def best_is_last(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    best, index = _first_best(box_iou(gt_boxes, boxes).flip(1))
+    return torch.where(best >= 0.5, len(boxes) - 1 - index, -1)
+
+
+def best_given_once(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
+    iou, found = box_iou(gt_boxes, boxes), []
+    for row in range(len(iou)):
+        best, index = _first_best(iou[row : row + 1])
+        found.append(int(index) if best >= 0.5 else -1)
+        iou[:, index] *= best < 0.5
+    return torch.tensor(found)

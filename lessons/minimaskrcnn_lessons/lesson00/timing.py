@@ -11,7 +11,7 @@ from torch import Tensor
 from minimaskrcnn.box_head import detect
 from minimaskrcnn.data.transforms import preprocess
 from minimaskrcnn.mask_head import mask_probs
-from minimaskrcnn.mask_rcnn import MaskRCNN, padded_size, to_pictures
+from minimaskrcnn.mask_rcnn import HeadOutputs, MaskRCNN, padded_size, to_pictures
 from minimaskrcnn.pooler import pool_rois
 from minimaskrcnn.rpn import Proposals, propose
 
@@ -58,4 +58,4 @@ def _run(model: MaskRCNN, image: Tensor, seconds: dict[str, float]) -> None:
     probs = mask_probs(mask_logits, detected.labels[0][rows])
     padded = probs.new_zeros(*detected.valid.shape, *probs.shape[1:])
     padded[0, rows] = probs
-    timed("pasting", to_pictures, detected, padded, batch, True)
+    timed("pasting", to_pictures, detected, HeadOutputs(padded, None, None), batch, config, True)

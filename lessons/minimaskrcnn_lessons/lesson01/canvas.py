@@ -65,7 +65,7 @@ def numbered_runs(axes: Axes, mask: np.ndarray, title: str = "") -> None:
     bitmap(axes, mask, title)
     height = mask.shape[0]
     for y, x in np.ndindex(mask.shape):
-        axes.text(x + 0.5, y + 0.5, str(x * height + y), ha="center", va="center", color=INK)
+        axes.text(x + 0.42, y + 0.5, str(x * height + y), ha="center", va="center", color=INK)
     for x in range(mask.shape[1]):
         axes.annotate(
             "", (x + 0.88, height - 0.15), (x + 0.88, 0.15), arrowprops={"arrowstyle": "->", "color": GREY}

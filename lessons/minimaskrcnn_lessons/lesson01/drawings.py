@@ -43,7 +43,27 @@ def _look_at(axes: Axes, window: tuple[float, float, float, float], title: str) 
     if max(x2 - x1, y2 - y1) > 4 * min(x2 - x1, y2 - y1):
         axes.set_aspect("auto")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(9, integer=True))
+        # Not the outermost, which would touch in the corner.
+        axis.set_major_locator(MaxNLocator(9, integer=True, prune="both"))
+
+
+def _other_shape(yours: Any, right: Tensor) -> Drawing | None:
+    """Both tables with their shapes, if they differ: then no row is the other's."""
+    mine = torch.as_tensor(yours).detach()
+    if mine.shape == right.shape:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+    for panel, name, found in ((axes[0], "yours", mine), (axes[1], "right", right)):
+        table = found.double().reshape(len(found) if found.ndim else 1, -1)
+        panel.imshow(torch.zeros(table.shape), cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(*table.shape):
+            panel.text(j, i, f"{table[i, j]:.3g}", ha="center", va="center")
+        panel.set(title=f"{name}: shape {list(found.shape)}", xticks=[], yticks=[])
+        panel.spines[:].set_visible(True)
+    return (
+        figure,
+        f"Two tables of numbers. Yours has the shape {list(mine.shape)}, the right one {list(right.shape)}.",
+    )
 
 
 def _two_boxes(yours: Tensor, right: Tensor, others: dict[str, Tensor], title: str) -> plt.Figure:
@@ -61,6 +81,8 @@ def _two_boxes(yours: Tensor, right: Tensor, others: dict[str, Tensor], title: s
 
 def coco_boxes(inputs: Inputs, yours: Tensor, right: Tensor) -> Drawing:
     """The first box that differs, in its picture."""
+    if (other := _other_shape(yours, right)) is not None:
+        return other
     row = _first_different(yours, right)[0]
     height, width = inputs["image_size"]
     given = _text(inputs["bbox"][row])
@@ -78,13 +100,13 @@ def coco_boxes_picture(f: Callable[..., Tensor]) -> Drawing:
     size, given = (6, 9), torch.tensor([[1.0, 1.0, 4.0, 3.0], [6.0, 2.5, 4.5, 3.0]])
     found = f(given, size)
     figure, axes = plt.subplots(figsize=(WIDTH, 3.4))
-    plane(axes, (6, 11), f"a picture of height {size[0]} and width {size[1]} (grey)")
+    plane(axes, (6, 16), f"a picture of height {size[0]} and width {size[1]} (grey)")
     outline(axes, (0, 0, size[1], size[0]), GREY, width=4)
-    for bbox, box, colour, at in zip(given, found, (BLUE, GREEN), ((3, 2.5), (7.6, 4))):
+    for bbox, box, colour, at in zip(given, found, (BLUE, GREEN), ((3, 2.5), (13.3, 4))):
         x, y, w, h = bbox.tolist()
         outline(axes, (x, y, x + w, y + h), colour, dash=":", width=2)
         outline(axes, box, colour, fill=0.15)
-        note(axes, *at, f"bbox {_text(bbox)}\nbox {_text(box)}", fontsize=10.5)
+        note(axes, *at, f"bbox {_text(bbox)}\nbox {_text(box)}")
     alt = (
         f"Two boxes in a picture 9 wide and 6 high: {_text(given[0])} becomes {_text(found[0])}, and "
         f"{_text(given[1])}, which leaves the picture on the right (dotted), is cut to {_text(found[1])}."
@@ -94,6 +116,8 @@ def coco_boxes_picture(f: Callable[..., Tensor]) -> Drawing:
 
 def pairs(inputs: Inputs, yours: Tensor, right: Tensor) -> Drawing:
     """The first pair whose IoU differs."""
+    if (other := _other_shape(yours, right)) is not None:
+        return other
     i, j = _first_different(yours, right)
     one, two = inputs["boxes1"][i], inputs["boxes2"][j]
     mine, wanted = yours[i, j].item(), right[i, j].item()
@@ -101,8 +125,7 @@ def pairs(inputs: Inputs, yours: Tensor, right: Tensor) -> Drawing:
     _look_at(axes, _window(one, two), f"pair [{i}, {j}]: yours {mine:.4g}, right {wanted:.4g}")
     outline(axes, one, BLUE, fill=0.15)
     outline(axes, two, ORANGE, dash="--", fill=0.15)
-    label = f"boxes1[{i}] {_text(one)}, solid\nboxes2[{j}] {_text(two)}, dashed"
-    axes.text(1.04, 0.5, label, transform=axes.transAxes, va="center", color=INK)
+    axes.set_xlabel(f"boxes1[{i}] {_text(one)}, solid;   boxes2[{j}] {_text(two)}, dashed")
     alt = f"Boxes {_text(one)} and {_text(two)} on a grid of pixels. Your IoU is {mine:.4g}, right is {wanted:.4g}."
     return figure, alt
 
@@ -133,6 +156,8 @@ def pairs_picture(f: Callable[..., Tensor]) -> Drawing:
 
 def deltas(inputs: Inputs, yours: Tensor, right: Tensor) -> Drawing:
     """The first box that differs, with its reference."""
+    if (other := _other_shape(yours, right)) is not None:
+        return other
     row = _first_different(yours, right)[0]
     reference, given = inputs["references"][row], inputs["deltas"][row]
     title = (

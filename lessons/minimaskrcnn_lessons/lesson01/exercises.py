@@ -9,7 +9,8 @@ from minimaskrcnn.ops import box_convert, box_iou, clip_boxes_to_image
 from minimaskrcnn.ops.reference import run_lengths
 from minimaskrcnn_lessons.exercise import Exercise
 from minimaskrcnn_lessons.lesson01 import drawings
-from minimaskrcnn_lessons.lesson01.mistakes import COCO_BOXES, DELTAS, IOU
+from minimaskrcnn_lessons.lesson01.mistakes import COCO_BOXES, IOU
+from minimaskrcnn_lessons.lesson01.mistakes_deltas import DELTAS
 from minimaskrcnn_lessons.lesson01.mistakes_runs import RUNS
 
 Size = tuple[int, int]
@@ -38,7 +39,8 @@ _BBOX = _tensor(_halves(-2, 4), _halves(-2, 4), _halves(1, 8), _halves(1, 8))
 _XYXY = st.tuples(_halves(0, 6), _halves(0, 6), _halves(1, 5), _halves(1, 5)).map(_corners)
 _BOXES = st.lists(_XYXY, min_size=1, max_size=3).map(torch.tensor)
 _WHOLE = st.tuples(*[st.integers(low, 4).map(float) for low in (0, 0, 1, 1)]).map(_corners)
-_SHIFT = st.sampled_from([0.0, 0.5, -0.5, 1.0])
+# 5 is more than the bound on growth, which shifts do not have.
+_SHIFT = st.sampled_from([0.0, 0.5, -0.5, 1.0, 5.0])
 _GROWTH = st.sampled_from([0.0, 0.5, -0.5, 1.0, -1.0, 5.0, -5.0])
 
 
@@ -103,8 +105,8 @@ EXERCISES = (
         inputs=_movement(),
         misconceptions=DELTAS,
         hints=(
-            "Undo the encoding in the opposite order: divide by the weights; cut dw and dh; find the new centre and "
-            "the new size; from them the corners.",
+            "Undo the encoding in the opposite order: divide by the weights (a tuple: make it a tensor first); cut "
+            "dw and dh; find the new centre and the new size; from them the corners.",
             "With `size = references[:, 2:] - references[:, :2]` the new centre is `center + d[:, :2] * size`, the "
             "new size is `size * d[:, 2:].clamp(max=MAX_LOG_SCALE).exp()`, and a corner is half a size away.",
         ),

@@ -1,9 +1,8 @@
-"""Wrong answers about boxes that people really give: lesson 01."""
+"""Wrong answers about boxes and IoU that people really give: lesson 01."""
 
 import torch
 from torch import Tensor
 
-from minimaskrcnn.boxes import MAX_LOG_SCALE, Weights
 from minimaskrcnn_lessons.exercise import Misconception
 
 Size = tuple[int, int]
@@ -45,6 +44,27 @@ def clipped_first(bbox: Tensor, image_size: Size) -> Tensor:
     return _converted(torch.cat([bbox[:, :2].clamp(min=0), bbox[:, 2:]], 1), image_size)
 
 
+def clipped_at_zero(bbox: Tensor, image_size: Size) -> Tensor:
+    return not_clipped(bbox, image_size).clamp(min=0)
+
+
+def clipped_at_the_end(bbox: Tensor, image_size: Size) -> Tensor:
+    corners, (height, width) = not_clipped(bbox, image_size), image_size
+    return torch.minimum(corners, corners.new_tensor([width, height, width, height]))
+
+
+def by_axis(bbox: Tensor, image_size: Size) -> Tensor:
+    return _converted(bbox, image_size)[:, [0, 2, 1, 3]]
+
+
+def about_the_centre(bbox: Tensor, image_size: Size) -> Tensor:
+    return _converted(torch.cat([bbox[:, :2] - bbox[:, 2:] / 2, bbox[:, 2:]], 1), image_size)
+
+
+def boxes_as_columns(bbox: Tensor, image_size: Size) -> Tensor:
+    return _converted(bbox, image_size).T
+
+
 COCO_BOXES = (
     Misconception(
         name="xywh taken for xyxy",
@@ -70,7 +90,8 @@ COCO_BOXES = (
     ),
     Misconception(
         name="not clipped",
-        sentence="This is the conversion without the clip: annotations do leave the picture.",
+        sentence="This is the conversion without the clip: annotations do leave the picture. `clamp` gives a new "
+        "tensor, so keep its result.",
         answer=not_clipped,
     ),
     Misconception(
@@ -84,6 +105,31 @@ COCO_BOXES = (
         sentence="This is a corner clipped before the width was added, which moves the box instead of cutting it. "
         "Convert first.",
         answer=clipped_first,
+    ),
+    Misconception(
+        name="clipped at 0 only",
+        sentence="This is a clip at 0 only: the picture ends on the right and below as well.",
+        answer=clipped_at_zero,
+    ),
+    Misconception(
+        name="clipped at the far sides only",
+        sentence="This is a clip at the width and the height only: no coordinate is below 0 either.",
+        answer=clipped_at_the_end,
+    ),
+    Misconception(
+        name="x1, x2, y1, y2",
+        sentence="This is (x1, x2, y1, y2): the corners are asked for one after the other, (x1, y1, x2, y2).",
+        answer=by_axis,
+    ),
+    Misconception(
+        name="corner taken for centre",
+        sentence="This is x and y taken for the centre of the box: they are its upper left corner.",
+        answer=about_the_centre,
+    ),
+    Misconception(
+        name="a box in each column",
+        sentence="This is a box in each column, [4, N]. `torch.stack` needs `dim=1` to put one into each row.",
+        answer=boxes_as_columns,
     ),
 )
 
@@ -131,6 +177,44 @@ def sizes_as_corners(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return inter / (boxes1[:, 2:].prod(1)[:, None] + boxes2[:, 2:].prod(1)[None] - inter)
 
 
+def in_step(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    lower, upper = torch.maximum(boxes1[:, :2], boxes2[:, :2]), torch.minimum(boxes1[:, 2:], boxes2[:, 2:])
+    inter = (upper - lower).clamp(min=0).prod(1)
+    area1, area2 = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (boxes1, boxes2))
+    return inter / (area1 + area2 - inter)
+
+
+def lists_swapped(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    sides, area1, area2 = _sides(boxes2, boxes1)
+    inter = sides.clamp(min=0).prod(-1)
+    return inter / (area1 + area2 - inter)
+
+
+def areas_in_step(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    sides, area1, area2 = _sides(boxes1, boxes2)
+    inter = sides.clamp(min=0).prod(-1)
+    return inter / (area1[:, 0] + area2[0] - inter)
+
+
+def over_the_first(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    sides, area1, _ = _sides(boxes1, boxes2)
+    return sides.clamp(min=0).prod(-1) / area1
+
+
+def over_the_hull(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    sides, _, _ = _sides(boxes1, boxes2)
+    lower = torch.minimum(boxes1[:, None, :2], boxes2[None, :, :2])
+    upper = torch.maximum(boxes1[:, None, 2:], boxes2[None, :, 2:])
+    return sides.clamp(min=0).prod(-1) / (upper - lower).prod(-1)
+
+
+def smaller_start(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    _, area1, area2 = _sides(boxes1, boxes2)
+    lower = torch.minimum(boxes1[:, None, :2], boxes2[None, :, :2])
+    inter = (torch.maximum(boxes1[:, None, 2:], boxes2[None, :, 2:]) - lower).prod(-1)
+    return inter / (area1 + area2 - inter)
+
+
 IOU = (
     Misconception(
         name="plus one",
@@ -166,102 +250,38 @@ IOU = (
         sentence="This is the area as x2 · y2, which is right for (x, y, w, h) only. The boxes are (x1, y1, x2, y2).",
         answer=sizes_as_corners,
     ),
-)
-
-
-def _moved(
-    deltas: Tensor,
-    references: Tensor,
-    *,
-    low: float | None = None,
-    high: float | None = MAX_LOG_SCALE,
-    by_size: bool = True,
-    half: float = 0.5,
-) -> Tensor:
-    sizes = references[:, 2:] - references[:, :2]
-    centres = (references[:, :2] + references[:, 2:]) / 2
-    centres = centres + deltas[:, :2] * (sizes if by_size else 1.0)
-    grown = sizes * deltas[:, 2:].clamp(low, high).exp()
-    return torch.cat([centres - half * grown, centres + half * grown], 1)
-
-
-def unclamped(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    return _moved(deltas / deltas.new_tensor(weights), references, high=1e9)
-
-
-def multiplied(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    return _moved(deltas * deltas.new_tensor(weights), references)
-
-
-def weights_ignored(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    return _moved(deltas, references)
-
-
-def clamped_early(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    cut = torch.cat([deltas[:, :2], deltas[:, 2:].clamp(max=MAX_LOG_SCALE)], 1)
-    return _moved(cut / deltas.new_tensor(weights), references)
-
-
-def clamped_both_ways(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    return _moved(deltas / deltas.new_tensor(weights), references, low=-MAX_LOG_SCALE)
-
-
-def in_pixels(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    return _moved(deltas / deltas.new_tensor(weights), references, by_size=False)
-
-
-def size_for_half(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    return _moved(deltas / deltas.new_tensor(weights), references, half=1.0)
-
-
-def corner_moved(deltas: Tensor, references: Tensor, weights: Weights) -> Tensor:
-    d = deltas / deltas.new_tensor(weights)
-    sizes = references[:, 2:] - references[:, :2]
-    corner = references[:, :2] + d[:, :2] * sizes
-    return torch.cat([corner, corner + sizes * d[:, 2:].clamp(max=MAX_LOG_SCALE).exp()], 1)
-
-
-DELTAS = (
     Misconception(
-        name="no clamp of growth",
-        sentence="This is the decoding without the bound on growth: cut dw and dh at MAX_LOG_SCALE before exp.",
-        answer=unclamped,
+        name="boxes in step",
+        sentence="This is the first box with the first, the second with the second: every box of one list "
+        "meets every box of the other.",
+        answer=in_step,
     ),
     Misconception(
-        name="weights multiplied",
-        sentence="This is a multiplication by the weights. Encoding multiplied by them, so decoding divides.",
-        answer=multiplied,
+        name="lists swapped",
+        sentence="This is a row for each box of boxes2. Rows are for boxes1: [N, M].",
+        answer=lists_swapped,
     ),
     Misconception(
-        name="weights ignored",
-        sentence="This is the decoding for weights of 1: divide the deltas by their weights first.",
-        answer=weights_ignored,
+        name="areas in step",
+        sentence="This is right but for the shapes of the areas, [N] and [M]: as [N, 1] and [1, M] they meet "
+        "as the boxes do.",
+        answer=areas_in_step,
     ),
     Misconception(
-        name="clamp before the weights",
-        sentence="This is a clamp of deltas that still carry their weights. Divide first: the "
-        "bound is one on log(w' / w).",
-        answer=clamped_early,
+        name="over the first",
+        sentence="This is the overlap divided by the area of the first box. Divide by the union.",
+        answer=over_the_first,
     ),
     Misconception(
-        name="clamp on both sides",
-        sentence="This is a clamp at -MAX_LOG_SCALE too. Only growth can overflow; shrinking is not bounded.",
-        answer=clamped_both_ways,
+        name="over the box around both",
+        sentence="This is the overlap divided by the box around both, which has corners that neither covers. "
+        "The union is the sum of the areas less the overlap.",
+        answer=over_the_hull,
     ),
     Misconception(
-        name="shift in pixels",
-        sentence="This is a shift by dx pixels. dx counts widths of the reference, so multiply by that.",
-        answer=in_pixels,
-    ),
-    Misconception(
-        name="corner moved",
-        sentence="This is the corner moved and the box grown from it. Deltas move the centre, and the box grows "
-        "about its new centre.",
-        answer=corner_moved,
-    ),
-    Misconception(
-        name="whole size each side",
-        sentence="This is a box of twice the size: from the centre it is half a width to either side.",
-        answer=size_for_half,
+        name="minimum and maximum swapped",
+        sentence="This is the box around both for the overlap: the overlap begins at the later start and ends "
+        "at the earlier end.",
+        answer=smaller_start,
     ),
 )

@@ -40,6 +40,20 @@ def ends_of_runs(bitmap: Tensor) -> list[int]:
     return torch.tensor(run_lengths(bitmap)).cumsum(0).tolist()
 
 
+def one_short_after_a_change(bitmap: Tensor) -> list[int]:
+    first, *others = run_lengths(bitmap)
+    return [first, *(run - 1 for run in others)]
+
+
+def mask_runs_only(bitmap: Tensor) -> list[int]:
+    return run_lengths(bitmap)[1::2]
+
+
+def always_in_pairs(bitmap: Tensor) -> list[int]:
+    runs = run_lengths(bitmap)
+    return runs + [0] * (len(runs) % 2)
+
+
 RUNS = (
     Misconception(
         name="row by row",
@@ -77,5 +91,22 @@ RUNS = (
         name="ends of runs",
         sentence="This is a list of where the runs end. A run is given by its length.",
         answer=ends_of_runs,
+    ),
+    Misconception(
+        name="one short after a change",
+        sentence="This is one too few in every run but the first: the pixel at which the value changes belongs "
+        "to the new run, so that counts from 1.",
+        answer=one_short_after_a_change,
+    ),
+    Misconception(
+        name="runs of the mask only",
+        sentence="This is the runs of the mask only. Those of the background stand between them.",
+        answer=mask_runs_only,
+    ),
+    Misconception(
+        name="always in pairs",
+        sentence="This is a list with a run of 0 at its end. Only the first run can be 0: the list may end "
+        "with background.",
+        answer=always_in_pairs,
     ),
 )

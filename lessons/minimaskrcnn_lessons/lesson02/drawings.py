@@ -32,18 +32,27 @@ def plane(axes: Axes, boxes: Tensor, margin: float = 0.12) -> None:
 
 
 def rows_of_boxes(yours: Any, right: Tensor) -> Tensor:
-    """The reader's result as `[n, 4]`; ValueError for anything that is no list of boxes."""
+    """The reader's result, row after row, as `[n, 4]`; ValueError for anything without boxes."""
     found = torch.as_tensor(yours).double()
-    if found.ndim != 2 or found.shape[1] != 4 or not len(found):
+    if found.ndim < 2 or found.shape[-1] != 4 or not found.numel():
         raise ValueError(f"no boxes: shape {tuple(found.shape)}, expected {tuple(right.shape)}")
-    return found
+    return found.reshape(-1, 4)
 
 
 def first_different(yours: Tensor, right: Tensor) -> int:
-    """The first row that differs; 0 where the numbers of rows do."""
-    if yours.shape != right.shape:
-        return 0
-    return int((~torch.isclose(yours, right, 1e-5, 1e-5)).any(1).nonzero()[0])
+    """The first row that differs or that one of the two lacks; 0 where all rows are the same."""
+    common = min(len(yours), len(right))
+    differs = (~torch.isclose(yours[:common], right[:common].double(), 1e-5, 1e-5)).any(1).nonzero()
+    if len(differs):
+        return int(differs[0])
+    return common if len(yours) != len(right) else 0
+
+
+def row_of(boxes: Tensor, row: int) -> str:
+    """The numbers of a row; or how many rows there are, where this one is missing."""
+    if row < len(boxes):
+        return numbers(boxes[row])
+    return f"missing: only {len(boxes)} row{'s' if len(boxes) > 1 else ''}"
 
 
 def numbers(box: Sequence[float]) -> str:
@@ -85,15 +94,15 @@ def cell_difference(inputs: dict[str, Any], yours: Any, right: Tensor) -> Drawin
     for axes, boxes, whose in zip(panels, (found, right), ("yours", "expected")):
         _shapes(axes, boxes)
         plane(axes, torch.cat([found, right]))
-        x1, y1, x2, y2 = boxes[row].tolist()
-        title = f"{whose}, row {row}: {x2 - x1:.4g} × {y2 - y1:.4g}\n{numbers(boxes[row])}"
-        axes.set(title=title, xlabel="x", ylabel="y")
+        x1, y1, x2, y2 = boxes[min(row, len(boxes) - 1)].tolist()
+        sides = f": {x2 - x1:.4g} × {y2 - y1:.4g}" if row < len(boxes) else ""
+        axes.set(title=f"{whose}, row {row}{sides}\n{row_of(boxes, row)}", xlabel="x", ylabel="y")
     handles = panels[int(len(right) > len(found))].get_legend_handles_labels()[0]
     names = [f"row {n}" for n in range(len(handles))]
     figure.legend(handles, names, loc="outside lower center", ncols=5)
     return figure, (
         f"Anchors for sizes {inputs['sizes']} and ratios {inputs['aspect_ratios']}. Row {row} of yours is "
-        f"{numbers(found[row])}, expected {numbers(right[row])}."
+        f"{row_of(found, row)}, expected {row_of(right, row)}."
     )
 
 
@@ -114,7 +123,7 @@ def _lattice(axes: Axes, boxes: Tensor, rows: int, columns: int, stride: int, ma
             text = ",".join(map(str, there)) if len(there) < 4 else f"{there[0]},{there[1]},…"
             back = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8}
             axes.annotate(text, (x, y), (4, 5), textcoords="offset points", fontsize=11, bbox=back)
-    if marked is not None:
+    if marked is not None and marked < len(boxes):
         rectangle(axes, boxes[marked], ec=RED, lw=2.5, ls="--")
 
 
@@ -150,10 +159,10 @@ def grid_difference(inputs: dict[str, Any], yours: Any, right: Tensor) -> Drawin
     for axes, boxes, whose in zip(panels, (found, right), ("yours", "expected")):
         _lattice(axes, boxes, inputs["rows"], inputs["columns"], inputs["stride"], row)
         plane_of(axes, [found, right.double()])
-        axes.set(title=f"{whose}: row {row} (dashed) is\n{numbers(boxes[row])}", xlabel="x", ylabel="y")
+        axes.set(title=f"{whose}, row {row} (dashed)\n{row_of(boxes, row)}", xlabel="x", ylabel="y")
     return figure, (
         f"{inputs['rows']} × {inputs['columns']} cells of stride {inputs['stride']} with the numbers of the rows at "
-        f"their centres. Row {row} of yours is {numbers(found[row])}, expected {numbers(right[row])}."
+        f"their centres. Row {row} of yours is {row_of(found, row)}, expected {row_of(right, row)}."
     )
 
 
@@ -197,7 +206,7 @@ def count_difference(inputs: dict[str, Any], yours: Any, right: int) -> Drawing:
     axes.set_title(f"{first}\nexpected ({levels}) · {per_cell} a cell = {right}; yours {yours}")
     return figure, (
         f"A picture of {size[0]} × {size[1]} pixels under {rows} × {columns} cells of stride {stride}. With strides "
-        f"{strides} and {per_cell} anchors a cell there are {right} anchors; yours are {yours}."
+        f"{strides} and anchors a cell: {per_cell}, there are {right} anchors; yours are {yours}."
     )
 
 
@@ -217,30 +226,48 @@ def best_picture(answer: Callable[..., tuple[Tensor, Tensor]]) -> Drawing:
 
 def best_difference(inputs: dict[str, Any], yours: Any, right: tuple[Tensor, Tensor]) -> Drawing:
     """The boxes, the matrix, and what both have chosen in it."""
-    iou, index = (torch.as_tensor(part).reshape(-1) for part in yours)
     gt_boxes, anchors = inputs["gt_boxes"], inputs["anchors"]
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 4.0))
+    parts = [torch.as_tensor(part) for part in yours]
+    iou, index = (part.reshape(-1) for part in parts)
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 4.6))
     _objects(panels[0], gt_boxes, anchors)
-    _matrix(panels[1], gt_boxes, anchors, {"expected": (right[1], ORANGE), "yours": (index, RED)})
-    said = "" if len(index) == len(gt_boxes) else f" Results expected: {len(gt_boxes)}, yours: {len(index)}."
+    chosen = {"expected": (right[1], ORANGE)}
+    # Other types are values in the place of numbers of anchors.
+    if index.dtype == torch.int64:
+        chosen["yours"] = index, RED
+    _matrix(panels[1], gt_boxes, anchors, chosen)
+    lines = []
+    if any(part.shape != (len(gt_boxes),) for part in parts):
+        shapes = " and ".join(str(list(part.shape)) for part in parts)
+        lines.append(f"shapes: expected [{len(gt_boxes)}] and [{len(gt_boxes)}]; yours {shapes}")
     for g, (value, place) in enumerate(zip(*right)):
-        said += f" Object {g}: expected a{int(place)}, {float(value):.3f}"
-        said += f"; yours a{int(index[g])}, {float(iou[g]):.3f}." if g < min(len(index), len(iou)) else "."
-    panels[1].set_title(said.strip().replace(" Object", "\nObject"), fontsize=11)
-    return figure, f"Objects and anchors, and the matrix of their IoUs.{said}"[:500]
+        own = f"{float(iou[g]):.3g} and {float(index[g]):.3g}" if g < min(len(index), len(iou)) else "nothing"
+        lines.append(f"object {g}: expected IoU {float(value):.3g} and anchor {int(place)}; yours {own}")
+    figure.suptitle("\n".join(lines), fontsize=12)
+    return figure, f"Objects and anchors, and the matrix of their IoUs. {'. '.join(lines)}."[:500]
 
 
 def _objects(axes: Axes, gt_boxes: Tensor, anchors: Tensor) -> None:
-    for a, box in enumerate(anchors.tolist()):
+    """The outlines; boxes in the same place share a label."""
+    inside = {"ha": "right", "va": "bottom", "color": "#8A5A00"}
+    for box, names in _places(anchors, "a").items():
         rectangle(axes, box, ec=ORANGE, ls="--")
-        axes.text(box[2] - 0.15, box[3] - 0.12, f"a{a}", ha="right", va="bottom", color="#8A5A00")
-    for g, box in enumerate(gt_boxes.tolist()):
+        axes.text(box[2] - 0.1, box[3] - 0.06, names, **inside)
+    for box, names in _places(gt_boxes, "g").items():
         rectangle(axes, box, ec=BLUE, fc="#0072B230", fill=True)
-        axes.text(box[0] + 0.15, box[1] + 0.12, f"g{g}", ha="left", va="top", color=BLUE, weight="bold")
+        axes.text(box[0] + 0.1, box[1] + 0.06, names, ha="left", va="top", color=BLUE, weight="bold")
     end = torch.cat([gt_boxes, anchors]).max().item() + 0.5
     axes.set(xlim=(-0.5, end), ylim=(end, -0.5), xlabel="x", ylabel="y")
     axes.set_title("objects (blue), anchors (dashed)")
     axes.set_aspect("equal")
+
+
+def _places(boxes: Tensor, letter: str) -> dict[tuple[float, ...], str]:
+    """Each place that boxes take, with the names of those that lie there."""
+    names: dict[tuple[float, ...], list[str]] = {}
+    for number, box in enumerate(boxes.tolist()):
+        names.setdefault(tuple(box), []).append(f"{letter}{number}")
+    return {box: ", ".join(there) for box, there in names.items()}
 
 
 def _matrix(axes: Axes, gt_boxes: Tensor, anchors: Tensor, chosen: dict[str, tuple[Tensor, str]]) -> None:
@@ -252,6 +279,8 @@ def _matrix(axes: Axes, gt_boxes: Tensor, anchors: Tensor, chosen: dict[str, tup
             axes.text(a, g, f"{value:.3f}", ha="center", va="center")
     for order, (whose, (index, colour)) in enumerate(chosen.items()):
         for g, a in enumerate(index.tolist()[: len(gt_boxes)]):
+            if not 0 <= a < len(anchors):
+                continue
             inset = 0.04 + 0.09 * order
             box = (a - 0.5 + inset, g - 0.5 + inset, a + 0.5 - inset, g + 0.5 - inset)
             rectangle(

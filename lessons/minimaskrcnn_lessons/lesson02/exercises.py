@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from minimaskrcnn import anchors as package
 from minimaskrcnn.ops import box_iou
 from minimaskrcnn_lessons.exercise import Exercise
-from minimaskrcnn_lessons.lesson02 import drawings, mistakes
+from minimaskrcnn_lessons.lesson02 import drawings, mistakes, mistakes_counts
 
 # First the values to which a counterexample shrinks: 4 and 1/4 have whole square roots.
 RATIOS = (1.0, 4.0, 0.25, 2.0, 0.5)
@@ -120,7 +120,7 @@ EXERCISES = (
                 "num_ratios": st.integers(1, 3),
             }
         ),
-        misconceptions=mistakes.COUNT_ANCHORS,
+        misconceptions=mistakes_counts.COUNT_ANCHORS,
         hints=(
             "Count the rows and the columns of each level separately, then multiply. What becomes of a cell that the "
             "picture only begins to fill?",
@@ -138,7 +138,7 @@ EXERCISES = (
         points=3,
         right=best_anchors,
         inputs=st.fixed_dictionaries({"gt_boxes": _boxes(1, 3), "anchors": _boxes(2, 4)}),
-        misconceptions=mistakes.BEST_ANCHORS,
+        misconceptions=mistakes_counts.BEST_ANCHORS,
         hints=(
             "`box_iou(gt_boxes, anchors)` is a matrix with a row for each object and a column for each anchor. Which "
             "axis has to disappear?",

@@ -46,12 +46,14 @@ def badly_covered(picture: Picture, anchors: Tensor) -> Figure:
 def _free_place(
     box: Sequence[float], taken: list[tuple[float, float]], width: int, height: int
 ) -> tuple[float, float]:
-    """Where the number of a box does not lie over another: outside or inside at a corner."""
+    """Where the number of a box is far from the others: inside a large box, beside a small one."""
     x1, y1, x2, y2 = box
-    places = [(x, y) for y in (y1 - 4, y2 + 15) for x in (x1, x2 - 32, x2 + 4, x1 - 36)]
-    places[4:4] = [(x1 + 3, y1 + 18), (x2 - 35, y1 + 18)]
+    middle = (y1 + y2) / 2 + 7
+    places = [(x2 + 4, middle), (x1 - 38, middle), (x1, y1 - 4), (x1, y2 + 18)]
+    if min(x2 - x1, y2 - y1) > 40:
+        places = [(x, y) for y in (y1 + 18, y2 - 5) for x in (x1 + 4, x2 - 36)]
     within = [(x, y) for x, y in places if 2 <= x <= width - 34 and 14 <= y <= height - 3]
-    free = [(x, y) for x, y in within if all(abs(x - u) > 36 or abs(y - v) > 19 for u, v in taken)]
+    free = [(x, y) for x, y in within if all(abs(x - u) > 44 or abs(y - v) > 30 for u, v in taken)]
     taken.append((free or within or [(max(x1, 2), max(y1, 14))])[0])
     return taken[-1]
 

@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 02's exercises, as people really write them."""
+"""Wrong answers to lesson 02's first two exercises, as people really write them."""
 
 import math
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from minimaskrcnn.anchors import cell_anchors
-from minimaskrcnn.ops import box_area, box_iou
 from minimaskrcnn_lessons.exercise import Misconception
 
 
@@ -21,6 +20,14 @@ def _shape(sides, corners=None, by_size=False):
         return torch.tensor([place(*sides(s, r)) for s, r in pairs], dtype=torch.float64)
 
     return answer
+
+
+def _return_in_the_loop(sizes: tuple[float, ...], aspect_ratios: tuple[float, ...]) -> Tensor:
+    return cell_anchors(sizes, aspect_ratios[:1], False)
+
+
+def _pairs(sizes: tuple[float, ...], aspect_ratios: tuple[float, ...]) -> Tensor:
+    return torch.cat([cell_anchors((s,), (r,), False) for s, r in zip(sizes, aspect_ratios)])
 
 
 def _right_sides(s: float, r: float) -> tuple[float, float]:
@@ -71,6 +78,27 @@ CELL_ANCHORS = (
         sentence="This is rounded to whole pixels, as torchvision does. Asked are the exact anchors.",
         answer=lambda sizes, aspect_ratios: cell_anchors(sizes, aspect_ratios, True),
     ),
+    Misconception(
+        name="// for /",
+        sentence="This is // where / belongs: it rounds down, and an anchor's corner need not be a whole number.",
+        answer=_shape(_right_sides, lambda w, h: (-w // 2, -h // 2, w // 2, h // 2)),
+    ),
+    Misconception(
+        name="size taken for the area",
+        sentence="This is s taken for the area. The area of an anchor of size s is s²: for r = 1 its side is s.",
+        answer=_shape(lambda s, r: (math.sqrt(s / r), math.sqrt(s * r))),
+    ),
+    Misconception(
+        name="first ratio only",
+        sentence="This is the first ratio alone. Is the `return` inside the loop? It then ends the function "
+        "after one turn.",
+        answer=_return_in_the_loop,
+    ),
+    Misconception(
+        name="sizes and ratios in pairs",
+        sentence="This is one size for each ratio, as `zip` pairs them. Every ratio comes in every size.",
+        answer=_pairs,
+    ),
 )
 
 
@@ -88,6 +116,24 @@ def _grid(place):
 
 def _at(anchor: Tensor, x: float, y: float) -> Tensor:
     return anchor + torch.tensor([x, y, x, y], dtype=torch.float64)
+
+
+def _shifts(rows: int, columns: int, stride: int) -> Tensor:
+    """(x, y, x, y) of every cell: `[rows, columns, 4]`."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return stride * torch.stack([x, y, x, y], dim=2)
+
+
+def _no_axis_for_shapes(
+    sizes: tuple[float, ...], aspect_ratios: tuple[float, ...], rows: int, columns: int, stride: int
+) -> Tensor:
+    return _shifts(rows, columns, stride).reshape(-1, 4) + cell_anchors(sizes, aspect_ratios, False)
+
+
+def _not_flattened(
+    sizes: tuple[float, ...], aspect_ratios: tuple[float, ...], rows: int, columns: int, stride: int
+) -> Tensor:
+    return _shifts(rows, columns, stride)[:, :, None] + cell_anchors(sizes, aspect_ratios, False)
 
 
 GRID_ANCHORS = (
@@ -154,138 +200,47 @@ GRID_ANCHORS = (
             )
         ),
     ),
-)
-
-
-def _count(cells, per_cell=lambda sizes, ratios: sizes * ratios, levels=slice(None)):
-    """A wrong `count_anchors`: `cells(height, width, stride)` counts the cells of a level."""
-
-    def answer(padded_size: tuple[int, int], strides: list[int], num_sizes: int, num_ratios: int) -> int:
-        return sum(cells(*padded_size, s) for s in strides[levels]) * per_cell(num_sizes, num_ratios)
-
-    return answer
-
-
-def _cells(height: int, width: int, stride: int) -> int:
-    return math.ceil(height / stride) * math.ceil(width / stride)
-
-
-COUNT_ANCHORS = (
     Misconception(
-        name="rounded down",
-        sentence="This is the grid rounded down. A cell that the picture fills only in part exists too: 800 rows "
-        "at stride 64 make 13 rows of cells, not 12.",
-        answer=_count(lambda h, w, s: (h // s) * (w // s)),
+        name="cells counted from one",
+        sentence="This is a count that begins with 1: the first cell is number 0, and its anchors lie at the origin.",
+        answer=_grid(
+            lambda base, rows, columns, s: (
+                _at(a, (j + 1) * s, (i + 1) * s) for i in range(rows) for j in range(columns) for a in base
+            )
+        ),
     ),
     Misconception(
-        name="rounded to the nearest",
-        sentence="This is the grid rounded to the nearest whole number. A cell that the picture fills less than half "
-        "exists too.",
-        answer=_count(lambda h, w, s: round(h / s) * round(w / s)),
+        name="arange in steps of the stride",
+        sentence="This is `arange(0, columns, stride)`: it ends at the number of cells, and the last cell lies at "
+        "(columns - 1) · stride. Count cells, then multiply.",
+        answer=_grid(
+            lambda base, rows, columns, s: (
+                _at(a, x, y) for y in range(0, rows, s) for x in range(0, columns, s) for a in base
+            )
+        ),
     ),
     Misconception(
-        name="sizes plus ratios",
-        sentence="This is the number of sizes plus that of ratios. Every size comes with every ratio.",
-        answer=_count(_cells, lambda sizes, ratios: sizes + ratios),
+        name="shift in the order x, x, y, y",
+        sentence="This is a shift in the order (x, x, y, y). A box is (x1, y1, x2, y2): its shift is (x, y, x, y).",
+        answer=_grid(
+            lambda base, rows, columns, s: (
+                a + torch.tensor([j, j, i, i], dtype=torch.float64) * s
+                for i in range(rows)
+                for j in range(columns)
+                for a in base
+            )
+        ),
     ),
     Misconception(
-        name="one anchor a cell",
-        sentence="This is the number of cells. Each holds several anchors.",
-        answer=_count(_cells, lambda sizes, ratios: 1),
+        name="no axis for the shapes",
+        sentence="This is cell 0 with shape 0, cell 1 with shape 1, and an error where there are not as many of "
+        "both. Every cell gets every shape: the shifts need an axis of length 1 for the shapes.",
+        answer=_no_axis_for_shapes,
     ),
     Misconception(
-        name="area rounded instead of each side",
-        sentence="This is the picture's area divided by the cell's and then rounded up. Rows and columns are rounded "
-        "up each on its own.",
-        answer=_count(lambda h, w, s: math.ceil(h * w / s**2)),
-    ),
-    Misconception(
-        name="one row and column too many",
-        sentence="This is a fence with its last post: side // stride + 1 also counts a row that begins where the "
-        "picture ends.",
-        answer=_count(lambda h, w, s: (h // s + 1) * (w // s + 1)),
-    ),
-    Misconception(
-        name="finest level only",
-        sentence="This is the first level alone. Every level has anchors.",
-        answer=_count(_cells, levels=slice(0, 1)),
-    ),
-)
-
-
-def _pick(score, value=box_iou):
-    """A wrong `best_anchors`: takes the anchor of the highest `score`, and reports `value` there."""
-
-    def answer(gt_boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        index = score(gt_boxes, anchors).max(dim=1).indices
-        return value(gt_boxes, anchors)[torch.arange(len(gt_boxes)), index], index
-
-    return answer
-
-
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    lower, upper = (
-        torch.maximum(a[:, None, :2], b[None, :, :2]),
-        torch.minimum(a[:, None, 2:], b[None, :, 2:]),
-    )
-    return (upper - lower).clamp(min=0).prod(-1)
-
-
-def _covered_share(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
-    return _intersection(gt_boxes, anchors) / box_area(gt_boxes)[:, None]
-
-
-def _nearness(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
-    return -torch.cdist(gt_boxes[:, :2] + gt_boxes[:, 2:], anchors[:, :2] + anchors[:, 2:])
-
-
-def _likeness_of_area(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
-    return -(box_area(gt_boxes)[:, None] - box_area(anchors)).abs()
-
-
-def _last_of_ties(gt_boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    best = box_iou(gt_boxes, anchors).flip(1).max(dim=1)
-    return best.values, len(anchors) - 1 - best.indices
-
-
-def _best_object(gt_boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    best = box_iou(gt_boxes, anchors).max(dim=0)
-    return best.values, best.indices
-
-
-BEST_ANCHORS = (
-    Misconception(
-        name="best object of each anchor",
-        sentence="This is the maximum over the wrong axis: the best object for each anchor. Asked is the best anchor "
-        "for each object, one result a row of the matrix.",
-        answer=_best_object,
-    ),
-    Misconception(
-        name="nearest centre",
-        sentence="This is the anchor whose centre lies nearest. Its shape may be quite another: let the IoU decide.",
-        answer=_pick(_nearness),
-    ),
-    Misconception(
-        name="most similar area",
-        sentence="This is the anchor whose area is nearest to the object's, wherever it lies. Let the IoU decide.",
-        answer=_pick(_likeness_of_area),
-    ),
-    Misconception(
-        name="largest intersection",
-        sentence="This is the anchor with the largest intersection, not divided by the union: large anchors win "
-        "because they are large.",
-        answer=_pick(_intersection),
-    ),
-    Misconception(
-        name="intersection over the object's area",
-        sentence="This is the share of the object that an anchor covers. IoU divides by the union of both, so that "
-        "an anchor pays for what it covers beside the object.",
-        answer=_pick(_covered_share, _covered_share),
-    ),
-    Misconception(
-        name="last of equals",
-        sentence="This is the last of several anchors with the same IoU (a loop with >= instead of >). The contract "
-        "is the first.",
-        answer=_last_of_ties,
+        name="not flattened",
+        sentence="This is the right set of anchors, but still in axes for rows, columns and shapes. Asked is one row "
+        "for each anchor, `[rows · columns · n, 4]`.",
+        answer=_not_flattened,
     ),
 )

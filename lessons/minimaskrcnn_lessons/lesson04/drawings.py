@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minimaskrcnn.ops import box_iou
 from minimaskrcnn_lessons.exercise import Drawing, Inputs
+from minimaskrcnn_lessons.lesson04 import remarks
 from minimaskrcnn_lessons.style import BLUE, GREEN, GREY, INK, ORANGE, RED, WIDTH
 
 NAMES = {1: "positive", 0: "negative", -1: "ignored"}
@@ -36,13 +37,30 @@ def _box(axis: Axes, box: Sequence[float], colour: str, text: str, dash: str = "
         axis.text(x1 + 0.1, y1 + 0.1, text, color=INK, ha="left", va="top", fontsize=11)
 
 
-def _results(axis: Axes, rows: list[list[str]], names: list[str], columns: list[str]) -> None:
-    """A table that fills the axes."""
+def _results(
+    axis: Axes,
+    rows: list[list[str]],
+    names: list[str],
+    columns: list[str],
+    marked: Sequence[tuple[int, int]] = (),
+    widths: Sequence[float] | None = None,
+) -> None:
+    """A table that fills the axes; the (row, column) that are marked are bold on red."""
     axis.axis("off")
-    table = axis.table(cellText=rows, rowLabels=names, colLabels=columns, loc="center", cellLoc="center")
+    table = axis.table(
+        cellText=rows, rowLabels=names, colLabels=columns, colWidths=widths, loc="center", cellLoc="center"
+    )
     table.auto_set_font_size(False)
-    table.set_fontsize(12)
+    table.set_fontsize(11 if widths else 12)
     table.scale(1, 1.7)
+    for row, column in marked:
+        # Row 0 of the table has the names of the columns.
+        table[row + 1, column].set_facecolor("#F9DCCB")
+        table[row + 1, column].set_text_props(weight="bold")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def match_counterexample(inputs: Inputs, yours: Any, right: Any) -> Drawing:
@@ -51,20 +69,23 @@ def match_counterexample(inputs: Inputs, yours: Any, right: Any) -> Drawing:
     count = iou.shape[1]
     rows = [[f"{value:.3g}" for value in row] for row in iou.tolist()]
     names = [f"IoU with object {g}" for g in range(len(iou))]
-    pairs = ((0, "index"), (1, "label"))
-    for which, what in pairs:
-        for who, result in (("yours", yours), ("right", right)):
-            rows.append(_padded(torch.as_tensor(result[which]).tolist(), count))
-            names.append(f"{what}, {who}")
+    marked = []
+    for which, what in ((0, "index"), (1, "label")):
+        pair = [_padded(torch.as_tensor(result[which]).tolist(), count) for result in (yours, right)]
+        marked += [(len(rows), k) for k in range(count) if pair[0][k] != pair[1][k]]
+        rows += pair
+        names += [f"{what}, yours", f"{what}, right"]
     figure, axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(rows)))
-    _results(axis, rows, names, [f"anchor {k}" for k in range(count)])
-    axis.set_title(f"high = {inputs['high']:g}, low = {inputs['low']:g}")
-    labels = f"your labels {_padded(torch.as_tensor(yours[1]).tolist(), count)}, right {right[1].tolist()}"
-    return figure, f"Table of the IoU of {len(iou)} objects with {count} anchors; {labels}."
+    _results(axis, rows, names, [f"anchor {k}" for k in range(count)], marked)
+    axis.set_title(f"high = {inputs['high']:g}, low = {inputs['low']:g}; red: different")
+    said = [f"{name} {', '.join(row)}" for name, row in zip(names[len(iou) :], rows[len(iou) :])]
+    what = f"Table of the IoU of {_many(len(iou), 'object')} with {_many(count, 'anchor')}"
+    return figure, f"{what}; {'; '.join(said)}."[:500]
 
 
 def _padded(values: list, count: int) -> list[str]:
-    return [str(value) for value in values[:count]] + ["none"] * (count - len(values))
+    shown = [f"{value:g}" if isinstance(value, int | float) else str(value) for value in values[:count]]
+    return shown + ["none"] * (count - len(values))
 
 
 def match_picture(f: Callable[..., Any]) -> Drawing:
@@ -92,20 +113,29 @@ def match_picture(f: Callable[..., Any]) -> Drawing:
 
 
 def sample_counterexample(inputs: Inputs, yours: Any, right: Any) -> Drawing:
-    """Label and key of each anchor, and who chose it as what."""
-    label, keys = inputs["label"], inputs["keys"]
-    rows = [[str(v) for v in label.tolist()], [f"{v:.2f}" for v in keys.tolist()]]
-    for result in (yours, right):
-        positive, negative = (torch.as_tensor(part).long().tolist() for part in result)
-        rows.append(["pos" if k in positive else "neg" if k in negative else "" for k in range(len(label))])
-    figure, axis = plt.subplots(figsize=(WIDTH, 2.6))
-    _results(axis, rows, ["label", "key", "yours", "right"], [str(k) for k in range(len(label))])
-    axis.set_title(f"number = {inputs['number']}, fraction = {inputs['fraction']:g}")
-    chosen = [[torch.as_tensor(part).tolist() for part in result] for result in (yours, right)]
-    return (
-        figure,
-        f"Labels {label.tolist()}. Chosen positives and negatives: yours {chosen[0]}, right {chosen[1]}.",
-    )
+    """Label and key of each anchor, who chose it as what and as which, and what is wrong with the choice."""
+    label, keys = inputs["label"].tolist(), inputs["keys"].tolist()
+    chosen = [[torch.as_tensor(part).long().tolist() for part in result] for result in (yours, right)]
+    rows = [[str(v) for v in label], [f"{v:.2f}" for v in keys]]
+    rows += [[_ranks(k, *parts) for k in range(len(label))] for parts in chosen]
+    marked = [(2, k) for k in range(len(label)) if rows[2][k] != rows[3][k]]
+    found = remarks.of_sample(inputs, yours, right)
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.0 + 0.2 * len(found)))
+    _results(axis, rows, ["label", "key", "yours", "right"], [str(k) for k in range(len(label))], marked)
+    how = f"number = {inputs['number']}, fraction = {inputs['fraction']:g}"
+    how += "; pos 1: first of the positives; red: different"
+    axis.set_title("\n".join([how, *found]))
+    text = f"Labels {label}. Chosen positives and negatives: yours {chosen[0]}, right {chosen[1]}."
+    return figure, " ".join([text, *(f"{remark}." for remark in found)])[:500]
+
+
+def _ranks(anchor: int, positive: list[int], negative: list[int]) -> str:
+    """As which of the positives or negatives an anchor was chosen."""
+    texts = []
+    for kind, part in (("pos", positive), ("neg", negative)):
+        places = [str(place) for place, k in enumerate(part, 1) if k == anchor]
+        texts += [f"{kind} {', '.join(places)}"] if places else []
+    return "; ".join(texts)
 
 
 def sample_picture(f: Callable[..., Any]) -> Drawing:
@@ -146,12 +176,13 @@ def loss_counterexample(inputs: Inputs, yours: Any, right: Any) -> Drawing:
         for row, value, is_positive in zip(error.tolist(), each.tolist(), positive.tolist())
     ]
     figure, axis = plt.subplots(figsize=(WIDTH, 1.6 + 0.36 * len(rows)))
-    _results(axis, rows, [f"sample {k}" for k in range(len(rows))], ["dx", "dy", "dw", "dh", "positive"])
+    names = [f"sample {k}" for k in range(len(rows))]
+    _results(axis, rows, names, ["dx", "dy", "dw", "dh", "positive"], widths=[0.21] * 4 + [0.16])
     axis.set_title(
         f"Error (smooth L1 of it), beta = {inputs['beta']:g}\nyours {float(yours):.5g}, right {float(right):.5g}"
     )
     losses = f"your loss {float(yours):.5g}, right {float(right):.5g}"
-    return figure, f"Table of the errors of {len(rows)} samples; {losses}."
+    return figure, f"Table of the errors of {_many(len(rows), 'sample')}; {losses}."
 
 
 def loss_picture(f: Callable[..., Any]) -> Drawing:
@@ -181,14 +212,26 @@ def nms_counterexample(inputs: Inputs, yours: Any, right: Any) -> Drawing:
     """The boxes twice: as the reader keeps them, and as they should be kept."""
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2))
     for axis, result, who in zip(axes, (yours, right), ("yours", "right")):
-        _kept(axis, inputs, [int(k) for k in result], f"{who}: keep {[int(k) for k in result]}")
+        _kept(axis, inputs, _numbers(result), f"{who}: keep {_numbers(result)}{_kind(result)}")
     iou = box_iou(inputs["boxes"], inputs["boxes"]).triu(1)
     pairs = [f"{i}-{j}: {iou[i, j]:.3g}" for i, j in (iou > 0).nonzero().tolist()]
     figure.suptitle(
         f"threshold = {inputs['threshold']:g};  IoU {', '.join(pairs[:6]) or 'all 0'}", fontsize=12
     )
-    alt = f"{len(inputs['boxes'])} boxes, threshold {inputs['threshold']:g}, IoU {', '.join(pairs[:6]) or 'all 0'}."
-    return figure, f"{alt} You keep {list(map(int, yours))}, right is {list(right)}."
+    count = len(inputs["boxes"])
+    alt = f"{count} box{'' if count == 1 else 'es'}, threshold {inputs['threshold']:g}"
+    alt += f", IoU {', '.join(pairs[:6]) or 'all 0'}."
+    return figure, f"{alt} You keep {_numbers(yours)}, right is {list(right)}."
+
+
+def _numbers(kept: Any) -> list[int]:
+    """The indices that the reader returned, or what a mask selects."""
+    found = torch.as_tensor(kept)
+    return (found.nonzero()[:, 0] if found.dtype == torch.bool else found.long()).tolist()
+
+
+def _kind(kept: Any) -> str:
+    return ", as a mask" if torch.as_tensor(kept).dtype == torch.bool else ""
 
 
 def _kept(axis: Axes, inputs: Inputs, kept: list[int], title: str) -> None:

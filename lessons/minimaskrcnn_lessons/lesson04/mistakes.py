@@ -1,11 +1,10 @@
-"""Right answers to lesson 04's exercises, and the wrong ones that people write."""
+"""Right answers to lesson 04's first two exercises, and the wrong ones that people write."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from minimaskrcnn.matching import match, sample
-from minimaskrcnn.ops import batched_nms, box_iou
+from minimaskrcnn.ops import box_iou
 
 Matched = tuple[Tensor, Tensor]
 
@@ -74,6 +73,42 @@ def match_untouched(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) 
     return index, _labels((best >= high) | taken, best < low)
 
 
+def match_one_each_always(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) -> Matched:
+    iou = box_iou(gt_boxes, anchors)
+    best, index = iou.max(dim=0)
+    positive = best >= high
+    positive[iou.argmax(dim=1)] = True
+    return index, _labels(positive, best < low)
+
+
+def match_negative_last(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) -> Matched:
+    index, label = match_right(gt_boxes, anchors, high, low)
+    return index, torch.where(box_iou(gt_boxes, anchors).amax(dim=0) < low, 0, label)
+
+
+def match_label_first(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) -> Matched:
+    index, label = match_right(gt_boxes, anchors, high, low)
+    return label, index
+
+
+def match_reassigned(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) -> Matched:
+    index, label = match_right(gt_boxes, anchors, high, low)
+    for g, row in enumerate(box_iou(gt_boxes, anchors)):
+        if row.max() > 0:
+            index[row == row.max()] = g
+    return index, label
+
+
+def match_codes_exchanged(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) -> Matched:
+    index, label = match_right(gt_boxes, anchors, high, low)
+    return index, torch.where(label > 0, 1, -1 - label)
+
+
+def match_index_of_positives(gt_boxes: Tensor, anchors: Tensor, high: float, low: float) -> Matched:
+    index, label = match_right(gt_boxes, anchors, high, low)
+    return torch.where(label > 0, index, -1), label
+
+
 def sample_right(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
     """The package's `sample`, for one picture, cut into positives and negatives."""
     chosen = sample(label[None], keys[None], number, fraction)
@@ -116,109 +151,50 @@ def sample_balanced(label: Tensor, keys: Tensor, number: int, fraction: float) -
     return positive, _first(label == 0, keys, len(positive))
 
 
-def loss_right(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    """The lines of `minimaskrcnn.rpn.rpn_losses` that make loss_rpn_box_reg, for valid samples."""
-    each = F.smooth_l1_loss(deltas, targets, beta=beta, reduction="none")
-    return (each * positive[:, None]).sum() / len(deltas)
+def sample_everything_positive(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive = _first(label > 0, keys, len(label))
+    return positive, _first(label == 0, keys, number - len(positive))
 
 
-def loss_over_positives(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    each = F.smooth_l1_loss(deltas, targets, beta=beta, reduction="none")
-    return (each * positive[:, None]).sum() / positive.sum().clamp(min=1)
+def sample_by_key_alone(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    chosen = _first(label >= 0, keys, number)
+    return chosen[label[chosen] > 0], chosen[label[chosen] == 0]
 
 
-def loss_mean(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    return loss_right(deltas, targets, positive, beta) / 4
+def sample_half(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    return sample_right(label, keys, number, 0.5)
 
 
-def loss_of_negatives(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    return F.smooth_l1_loss(deltas, targets, beta=beta, reduction="sum") / len(deltas)
+def sample_share_of_positives(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive = _first(label > 0, keys, int(int((label > 0).sum()) * fraction))
+    return positive, _first(label == 0, keys, number - len(positive))
 
 
-def loss_huber(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    each = F.huber_loss(deltas, targets, delta=beta, reduction="none")
-    return (each * positive[:, None]).sum() / len(deltas)
+def sample_negatives_not_reduced(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    return _first(label > 0, keys, int(number * fraction)), _first(label == 0, keys, number)
 
 
-def loss_beta_one(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    return loss_right(deltas, targets, positive, 1.0)
+def sample_by_index(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive, negative = sample_right(label, keys, number, fraction)
+    return positive.sort().values, negative.sort().values
 
 
-def loss_half_beta(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    error = (deltas - targets).abs()
-    each = torch.where(error < beta, 0.5 * error**2, error - 0.5)
-    return (each * positive[:, None]).sum() / len(deltas)
+def sample_ascending(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive, negative = sample_right(label, keys, number, fraction)
+    return positive.flip(0), negative.flip(0)
 
 
-def loss_without_abs(deltas: Tensor, targets: Tensor, positive: Tensor, beta: float) -> Tensor:
-    error = deltas - targets
-    each = torch.where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
-    return (each * positive[:, None]).sum() / len(deltas)
+def sample_negative_first(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive, negative = sample_right(label, keys, number, fraction)
+    return negative, positive
 
 
-def nms_right(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    """The package's `batched_nms`."""
-    return batched_nms(boxes, scores, groups, threshold).tolist()
+def sample_places_among_their_kind(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive = keys[label > 0].argsort(descending=True)[: int(number * fraction)]
+    return positive, keys[label == 0].argsort(descending=True)[: number - len(positive)]
 
 
-def _greedy(iou: Tensor, order: list[int], hits) -> list[int]:
-    kept: list[int] = []
-    for j in order:
-        if not any(hits(iou[i, j].item(), i, j) for i in kept):
-            kept.append(j)
-    return kept
-
-
-def _order(scores: Tensor) -> list[int]:
-    return scores.argsort(descending=True, stable=True).tolist()
-
-
-def nms_at_least(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    def hits(iou: float, i: int, j: int) -> bool:
-        return iou >= threshold and bool(groups[i] == groups[j])
-
-    return _greedy(box_iou(boxes, boxes), _order(scores), hits)
-
-
-def nms_by_removed(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    iou, order = box_iou(boxes, boxes), _order(scores)
-    return [
-        j
-        for place, j in enumerate(order)
-        if not any(iou[i, j] > threshold and groups[i] == groups[j] for i in order[:place])
-    ]
-
-
-def nms_ascending(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    def hits(iou: float, i: int, j: int) -> bool:
-        return iou > threshold and bool(groups[i] == groups[j])
-
-    return _greedy(box_iou(boxes, boxes), scores.argsort(stable=True).tolist(), hits)
-
-
-def nms_in_order(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    def hits(iou: float, i: int, j: int) -> bool:
-        return iou > threshold and bool(groups[i] == groups[j])
-
-    return _greedy(box_iou(boxes, boxes), list(range(len(boxes))), hits)
-
-
-def nms_across_groups(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    return _greedy(box_iou(boxes, boxes), _order(scores), lambda iou, i, j: iou > threshold)
-
-
-def nms_by_index(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    return sorted(nms_right(boxes, scores, groups, threshold))
-
-
-def nms_of_smaller(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    """Intersection over the smaller area in place of IoU."""
-    lower = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    upper = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    inter = (upper - lower).clamp(min=0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-
-    def hits(share: float, i: int, j: int) -> bool:
-        return share > threshold and bool(groups[i] == groups[j])
-
-    return _greedy(inter / torch.minimum(area[:, None], area), _order(scores), hits)
+def sample_repeated(label: Tensor, keys: Tensor, number: int, fraction: float) -> Matched:
+    positive = _first(label > 0, keys, int(number * fraction))
+    negative, places = _first(label == 0, keys, len(label)), number - len(positive)
+    return positive, negative.repeat(places)[:places]

@@ -1,9 +1,12 @@
 """Pictures of lesson 05's exercises: what a right answer produces, and counterexamples."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -24,15 +27,23 @@ def numbers(axes: Axes, grid: Tensor, title: str, top: float = 9.0, like: Tensor
     axes.spines[:].set_visible(False)
 
 
+def _panels(*grid: int, **how) -> tuple[Figure, Any]:
+    """Axes with room for the titles above maps that fill them."""
+    figure, axes = plt.subplots(*grid, layout="constrained", **how)
+    figure.get_layout_engine().set(h_pad=0.1)
+    return figure, axes
+
+
 def bilinear(inputs: Inputs, yours: float, right: float) -> Drawing:
     """The plane, the point, and both numbers."""
     plane, y, x = inputs["plane"], inputs["y"], inputs["x"]
-    figure, axes = plt.subplots(figsize=(5, 4))
-    title = f"value at y = {y:g}, x = {x:g}:\nyours {float(yours):.4g}, right {right:.4g}"
+    figure, axes = _panels(figsize=(5, 4))
+    title = f"value at the ring, y = {y:g}, x = {x:g}:\nyours {float(yours):.4g}, right {right:.4g}"
     numbers(axes, plane, title, plane.max().item())
-    axes.plot(x, y, "X", color=RED, markersize=13, markeredgecolor="white")
+    # A ring, as the point may lie on a number.
+    axes.plot(x, y, "o", color=RED, markersize=24, markerfacecolor="none", markeredgewidth=3)
     _room(axes, plane, [x], [y])
-    alt = f"A map of {plane.shape[0]} by {plane.shape[1]} numbers and a cross at row {y:g}, column {x:g}."
+    alt = f"A map of {plane.shape[0]} by {plane.shape[1]} numbers and a ring at row {y:g}, column {x:g}."
     return figure, f"{alt} Your value is {float(yours):.4g}, the right one {right:.4g}."
 
 
@@ -89,7 +100,7 @@ def points_of_a_box(f) -> Drawing:
 def align(inputs: Inputs, yours: Tensor, right: Tensor) -> Drawing:
     """The map with the box and its samples, and both results."""
     feature, box, stride = inputs["feature"], inputs["box"], inputs["stride"]
-    figure, (left, middle, last) = plt.subplots(1, 3, figsize=(WIDTH, 3.6), width_ratios=(1.4, 1, 1))
+    figure, (left, middle, last) = _panels(1, 3, figsize=(WIDTH, 3.6), width_ratios=(1.15, 1, 1))
     corners = ", ".join(f"{c:g}" for c in box.tolist())
     top = feature.max().item()
     numbers(left, feature, f"box ({corners}) px,\nstride {stride:g}", top)
@@ -110,17 +121,17 @@ def align(inputs: Inputs, yours: Tensor, right: Tensor) -> Drawing:
 def align_of_a_ramp(f) -> Drawing:
     """RoIAlign of a map that rises by 2 a column and 1 a row."""
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(5.0), indexing="ij")
-    feature, box = (rows + 2 * columns).double(), torch.tensor([6.0, 4.0, 30.0, 28.0], dtype=torch.float64)
+    feature, box = (rows + 2 * columns).double(), torch.tensor([6.0, 6.0, 30.0, 26.0], dtype=torch.float64)
     right = f(feature, box, 2, 8.0, 2)
     inputs = {"feature": feature, "box": box, "stride": 8.0}
-    figure, (left, last) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=(1.5, 1))
-    numbers(left, feature, "A ramp, and the box (6, 4, 30, 28)\nat stride 8")
+    figure, (left, last) = _panels(1, 2, figsize=(7, 3.6), width_ratios=(1.5, 1))
+    numbers(left, feature, "A ramp, and the box (6, 6, 30, 26)\nat stride 8")
     x1, y1, x2, y2 = (box / inputs["stride"] - 0.5).tolist()
     left.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=INK, linewidth=2))
     numbers(last, right, "pooled to 2 × 2")
     text = ", ".join(f"{n:g}" for n in right.flatten().tolist())
     return figure, (
-        f"A map of 4 by 5 cells that rises by 2 a column and 1 a row, with a box of 3 by 3 cells. Pooled: {text}."
+        f"A map of 4 by 5 cells that rises by 2 a column and 1 a row, with a box of 2.5 by 3 cells. Pooled: {text}."
     )
 
 
@@ -158,10 +169,10 @@ def level(inputs: Inputs, yours: int, right: int) -> Drawing:
     figure, axes = plt.subplots(figsize=(5.4, 4.4))
     _levels(axes)
     axes.plot(width, height, "X", color=RED, markersize=14, markeredgecolor="white")
-    axes.set(title=f"A box of {width:g} × {height:g} pixels: yours P{yours}, right P{right}")
+    axes.set(title=f"A box of {width:g} × {height:g} pixels: yours P{yours:.4g}, right P{right}")
     return figure, (
         f"Width against height, cut into levels P2 to P5 by curves of equal area. The box of {width:g} by "
-        f"{height:g} pixels is marked; your level is {yours}, the right one {right}."
+        f"{height:g} pixels is marked; your level is {yours:.4g}, the right one {right}."
     )
 
 
@@ -172,9 +183,7 @@ def levels(f) -> Drawing:
     for width, height in ((64, 64), (112, 112), (448, 112), (224, 224), (500, 500), (40, 800)):
         axes.plot(width, height, "o", color=BLUE)
         text = f"{width}×{height}: P{f(float(width), float(height))}"
-        axes.text(
-            width / 1.12, height / 1.1, text, ha="right", va="top", backgroundcolor="#FFFFFFCC", fontsize=10
-        )
+        axes.text(width / 1.12, height / 1.1, text, ha="right", va="top", backgroundcolor="#FFFFFFCC")
     axes.set(title="Boxes of equal area share a level")
     return figure, (
         "Width against height with curves of equal area at sides 112, 224 and 448. 64×64 is on P2, 112×112 on P3, "
@@ -183,15 +192,15 @@ def levels(f) -> Drawing:
 
 
 def _levels(axes: Axes) -> None:
-    sides = np.geomspace(16, 1100, 60)
+    sides = np.geomspace(7, 1100, 60)
     for side in (112, 224, 448):
         axes.plot(sides, side**2 / sides, color=GREY, linestyle="--", linewidth=1.5)
-    for k, width, height in ((2, 32, 32), (3, 800, 30), (4, 800, 120), (5, 900, 560)):
+    for k, width, height in ((2, 24, 24), (3, 800, 30), (4, 800, 120), (5, 900, 560)):
         axes.text(width, height, f"P{k}", color=GREY, ha="center", va="center", fontsize=15)
-    axes.set(xscale="log", yscale="log", xlim=(16, 1100), ylim=(16, 1100))
+    axes.set(xscale="log", yscale="log", xlim=(7, 1100), ylim=(7, 1100))
     axes.set(xlabel="width (pixels)", ylabel="height (pixels)")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(plt.FixedLocator([28, 56, 112, 224, 448, 896]))
+        axis.set_major_locator(plt.FixedLocator([14, 28, 56, 112, 224, 448, 896]))
         axis.set_major_formatter("{x:.0f}")
         axis.set_minor_locator(plt.NullLocator())
 

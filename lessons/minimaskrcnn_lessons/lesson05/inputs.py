@@ -12,10 +12,11 @@ def _quarters(low: int, high: int) -> st.SearchStrategy[float]:
 
 @st.composite
 def planes(draw, least: int = 2, most: int = 4) -> Tensor:
-    """Maps of whole numbers 0 to 9."""
+    """Maps of different whole numbers from 1 on: equal ones would hide mistakes, and 0 look like a sample outside."""
     height, width = draw(st.integers(least, most)), draw(st.integers(least, most))
-    numbers = draw(st.lists(st.integers(0, 9), min_size=height * width, max_size=height * width))
-    return torch.tensor(numbers, dtype=torch.float64).view(height, width)
+    # Cut out of a square, so that a smaller map keeps its numbers while inputs are shrunk.
+    numbers = draw(st.permutations(range(1, most * most + 1)))
+    return torch.tensor(numbers, dtype=torch.float64).view(most, most)[:height, :width].clone()
 
 
 @st.composite
@@ -23,14 +24,19 @@ def bilinear_inputs(draw) -> dict:
     """A map and a point in it, on its border or beyond."""
     plane = draw(planes())
     height, width = plane.shape
-    return {"plane": plane, "y": draw(_quarters(-2, height + 1)), "x": draw(_quarters(-2, width + 1))}
+    y, x = (
+        draw(st.one_of(_quarters(0, size - 1), _quarters(-2, size + 1), st.sampled_from([-1.0, float(size)])))
+        for size in (height, width)
+    )
+    return {"plane": plane, "y": y, "x": x}
 
 
 @st.composite
 def points_inputs(draw) -> dict:
     """One axis of a box, a stride, bins and samples."""
     stride, start = draw(st.sampled_from([2.0, 4.0, 8.0])), draw(_quarters(0, 16))
-    length = draw(st.integers(1, 64)) / 2
+    # Two cells or more at the smallest stride: points of shorter boxes cannot be told apart on a picture.
+    length = draw(st.integers(8, 64)) / 2
     bins, samples = draw(st.integers(1, 3)), draw(st.integers(2, 3))
     return {"start": start, "end": start + length, "stride": stride, "bins": bins, "samples": samples}
 
@@ -55,7 +61,7 @@ def pool_inputs(draw) -> dict:
     extent, bins = draw(st.integers(4, 8)), draw(st.integers(1, 3))
     start = draw(_quarters(0, int(extent * stride)))
     return {
-        "start": start, "end": start + draw(_quarters(0, int(extent * stride))), "stride": stride, "bins": bins,
+        "start": start, "end": start + draw(_quarters(1, int(extent * stride))), "stride": stride, "bins": bins,
         "extent": extent,
     }  # fmt: skip
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from minimaskrcnn_lessons.exercise import Inputs
 
 BLOCK_ADD = 4  # numbers of a program of add_vectors
+BLOCK_CHANNELS = 4  # channels of a program of bilinear_channels
 BLOCK_ROW = 8  # columns of a program of row_maximum
 LANES = 8  # samples of the program of scatter_gradient
 BEHIND = 9.0  # the gradient that lies behind the samples
@@ -56,6 +57,11 @@ def add_first_block(x: Tensor, y: Tensor, out: Tensor, n: int) -> Tensor:
     return add_vectors(x, y, out, min(n, BLOCK_ADD))
 
 
+def add_nothing_stored(x: Tensor, y: Tensor, out: Tensor, n: int) -> Tensor:
+    """The sums are made, and kept nowhere."""
+    return out
+
+
 @st.composite
 def vectors(draw: st.DrawFn) -> Inputs:
     """Room for 16 numbers, n of which are ours."""
@@ -76,6 +82,24 @@ def row_maximum(matrix: Tensor) -> Tensor:
 def rows_read_with(matrix: Tensor, columns: int, row_stride: int, column_stride: int) -> Tensor:
     """The largest number of each row, read with these strides from the matrix's memory."""
     return matrix.as_strided((len(matrix), columns), (row_stride, column_stride)).amax(1)
+
+
+def rows_of_columns(matrix: Tensor) -> Tensor:
+    """Row r begins at number r * columns."""
+    columns = matrix.shape[1]
+    return rows_read_with(matrix, columns, columns, matrix.stride(1))
+
+
+def rows_not_stored(matrix: Tensor) -> Tensor:
+    """`out` as it was made."""
+    return torch.full((len(matrix),), float("nan"))
+
+
+def rows_in_one_place(matrix: Tensor) -> Tensor:
+    """All programs store in the first place; the last one wins."""
+    out = rows_not_stored(matrix)
+    out[0] = matrix[-1].max()
+    return out
 
 
 def max_of_zeros(matrix: Tensor) -> Tensor:
@@ -104,19 +128,20 @@ def matrices(draw: st.DrawFn) -> Inputs:
 
 
 def bilinear_channels(features: Tensor, y: float, x: float, out: Tensor) -> Tensor:
-    """All channels of a map [H, W, C] at one point on it."""
-    height, width, _ = features.shape
+    """All channels of a map [H, W, C] at one point on it, in the first C places of `out`."""
+    height, width, channels = features.shape
     top, left = int(y), int(x)
     bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
     upper = (1 - (x - left)) * features[top, left] + (x - left) * features[top, right]
     lower = (1 - (x - left)) * features[bottom, left] + (x - left) * features[bottom, right]
-    out[:] = (1 - (y - top)) * upper + (y - top) * lower
+    out[:channels] = (1 - (y - top)) * upper + (y - top) * lower
     return out
 
 
 def _bilinear(
     features: Tensor, y: float, x: float, out: Tensor, *, clamp: bool = True, round_half: bool = False,
-    flip: bool = False, exchange: bool = False, per_cell: int | None = None,
+    flip: bool = False, swap: bool = False, exchange: bool = False, per_cell: int | None = None,
+    channels_first: bool = False, mask_loads: bool = True, mask_store: bool = True, blocks: int | None = None,
 ) -> Tensor:  # fmt: skip
     """`bilinear_channels` by addresses, with one thing wrong."""
     height, width, channels = features.shape
@@ -129,12 +154,24 @@ def _bilinear(
     fy, fx = y - top, x - left
     if flip:
         fy, fx = 1 - fy, 1 - fx
-    out[:] = 0
+    if swap:
+        fy, fx = fx, fy
+    programs = blocks or -(-channels // BLOCK_CHANNELS)
+    c = torch.arange(programs * BLOCK_CHANNELS)
+    # A masked lane loads 0, wherever it points.
+    pointed = c.clamp(max=channels - 1) if mask_loads else c
+    total = torch.zeros(len(c))
     for row, wy in ((top, 1 - fy), (bottom, fy)):
         for column, wx in ((left, 1 - fx), (right, fx)):
             cell = column * width + row if exchange else row * width + column
-            start = first + cell * (channels if per_cell is None else per_cell)
-            out += wy * wx * memory[start : start + channels]
+            place = pointed * height * width + cell
+            if not channels_first:
+                place = cell * (channels if per_cell is None else per_cell) + pointed
+            total += wy * wx * memory[first + place]
+    if mask_loads:
+        total[c >= channels] = 0
+    written = min(channels, len(c)) if mask_store else len(c)
+    out[:written] = total[:written]
     return out
 
 
@@ -149,7 +186,7 @@ def bilinear_with(**mistake: object) -> Callable[..., Tensor]:
 
 @st.composite
 def points(draw: st.DrawFn) -> Inputs:
-    """A small map in memory full of NaN, and a point on it in quarters of a cell."""
+    """A small map in memory full of NaN, a point on it in quarters of a cell, and room for 8 channels."""
     height, width, channels = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 6))
     size = height * width * channels
     numbers = draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
@@ -158,7 +195,7 @@ def points(draw: st.DrawFn) -> Inputs:
     features = memory[8 : 8 + size].view(height, width, channels)
     features[:] = torch.tensor(numbers, dtype=torch.float32).view_as(features)
     y, x = (draw(st.integers(0, 4 * (extent - 1))) / 4 for extent in (height, width))
-    return {"features": features, "y": y, "x": x, "out": torch.full((8,), -1.0)[:channels]}
+    return {"features": features, "y": y, "x": x, "out": torch.full((8,), -1.0)}
 
 
 # Many samples, few cells
@@ -213,6 +250,11 @@ def scatter_flipped(grad: Tensor, x: Tensor, width: int) -> Tensor:
 def scatter_low_only(grad: Tensor, x: Tensor, width: int) -> Tensor:
     """Everything to the low cell."""
     return torch.zeros(width).index_add(0, x.long(), grad)
+
+
+def scatter_weights(grad: Tensor, x: Tensor, width: int) -> Tensor:
+    """Every gradient taken for 1."""
+    return scatter_gradient(torch.ones_like(grad), x, width)
 
 
 def scatter_unmasked(grad: Tensor, x: Tensor, width: int) -> Tensor:

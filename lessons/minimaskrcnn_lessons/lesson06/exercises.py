@@ -39,6 +39,12 @@ EXERCISES = (
                 sentence="This is the first block only: all programs do the same work. Use the program's id.",
                 answer=answers.add_first_block,
             ),
+            Misconception(
+                name="nothing stored",
+                sentence="This is `out` as it was: nothing is stored. A kernel returns nothing; what it has "
+                "computed must go to memory by `tl.store`.",
+                answer=answers.add_nothing_stored,
+            ),
         ),
         hints=(
             "A program's numbers are `BLOCK` neighbours. How many numbers do the programs before it own?",
@@ -60,8 +66,8 @@ EXERCISES = (
         misconceptions=(
             Misconception(
                 name="other=0",
-                sentence="This is a maximum in which masked lanes count as 0: below 0, that is the largest. "
-                "`other` must never win.",
+                sentence="This is a maximum in which masked lanes count as 0 (as they do here without `other`; on a "
+                "GPU they then hold anything): below 0, that is the largest. `other` must never win.",
                 answer=answers.max_of_zeros,
             ),
             Misconception(
@@ -83,6 +89,24 @@ EXERCISES = (
                 name="column stride left out",
                 sentence="This is a row whose numbers are taken to lie side by side: the column has a stride too.",
                 answer=lambda matrix: answers.rows_read_with(matrix, matrix.shape[1], matrix.stride(0), 1),
+            ),
+            Misconception(
+                name="row stride taken for the number of columns",
+                sentence="This is `row * columns` for the first number of a row: rows may lie further apart, "
+                "or closer. Use the row's stride.",
+                answer=answers.rows_of_columns,
+            ),
+            Misconception(
+                name="one place for all rows",
+                sentence="This is one place for the results of all rows: each program stores behind `out_ptr`,"
+                " at its own row.",
+                answer=answers.rows_in_one_place,
+            ),
+            Misconception(
+                name="nothing stored",
+                sentence="This is `out` as it was, all NaN: nothing is stored. A kernel returns nothing; use "
+                "`tl.store`.",
+                answer=answers.rows_not_stored,
             ),
         ),
         hints=(
@@ -129,6 +153,35 @@ EXERCISES = (
                 sentence="This is a first cell that was rounded: take the cell before the point, not the nearest.",
                 answer=answers.bilinear_with(round_half=True),
             ),
+            Misconception(
+                name="no mask",
+                sentence="This is the kernel without a mask: lanes behind the last channel read what follows "
+                "in memory, and write behind `out`'s channels.",
+                answer=answers.bilinear_with(mask_loads=False, mask_store=False),
+            ),
+            Misconception(
+                name="store not masked",
+                sentence="This is a mask on the loads only: the store needs it too, or zeros go behind the "
+                "last channel.",
+                answer=answers.bilinear_with(mask_store=False),
+            ),
+            Misconception(
+                name="program id left out",
+                sentence="This is the first block of channels only: all programs do the same work. Use the "
+                "program's id.",
+                answer=answers.bilinear_with(blocks=1),
+            ),
+            Misconception(
+                name="channels first",
+                sentence="This is an address for a map [C, H, W], channel after channel. Here the channels of "
+                "a cell lie side by side.",
+                answer=answers.bilinear_with(channels_first=True),
+            ),
+            Misconception(
+                name="fractions exchanged",
+                sentence="This is the fraction of x given to the rows, and that of y to the columns.",
+                answer=answers.bilinear_with(swap=True),
+            ),
         ),
         hints=(
             "Cell (y, x) begins at `(y * width + x) * channels`; its channel c lies c further. "
@@ -169,6 +222,11 @@ EXERCISES = (
                 name="low cell only",
                 sentence="This is the whole gradient in the low cell: forward read two cells, so two get a share.",
                 answer=answers.scatter_low_only,
+            ),
+            Misconception(
+                name="gradient left out",
+                sentence="This is the weights alone: each sample's share is its gradient times the weight.",
+                answer=answers.scatter_weights,
             ),
             Misconception(
                 name="no mask",

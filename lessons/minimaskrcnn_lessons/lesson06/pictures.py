@@ -58,6 +58,10 @@ def differing(yours: Tensor, right: Tensor) -> list[bool]:
     return (~torch.isclose(yours.double(), right.double(), 1e-5, 1e-5, equal_nan=True)).tolist()
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _words(values: Sequence[float]) -> str:
     return ", ".join(number(v) for v in values)
 
@@ -141,8 +145,8 @@ def _draw_matrix(
     )
     return (
         figure,
-        f"A matrix of {rows} rows and {width} columns with strides {matrix.stride(0)} and {matrix.stride(1)}, "
-        "and where its numbers lie in memory.",
+        f"A matrix of {_many(rows, 'row')} and {_many(width, 'column')} with strides {matrix.stride(0)} and "
+        f"{matrix.stride(1)}, and where its numbers lie in memory.",
     )
 
 
@@ -174,7 +178,9 @@ def picture_rows(f: Callable[..., Tensor]) -> tuple[Figure, str]:
 
 def _draw_map(features: Tensor, y: float, x: float, results: list[tuple[str, Tensor, list[bool]]]) -> Figure:
     height, width, channels = features.shape
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6), width_ratios=[1.2, 1])
+    # Every channel is a line of its cell.
+    tall = max(3.6, 0.8 + 0.2 * height * min(channels, 6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, tall), width_ratios=[1.2, 1])
     left.imshow(
         features[:, :, 0], cmap="Greys", vmin=-4, vmax=40, extent=(-0.5, width - 0.5, height - 0.5, -0.5)
     )
@@ -192,18 +198,20 @@ def _draw_map(features: Tensor, y: float, x: float, results: list[tuple[str, Ten
         title=f"All channels of each cell; point y = {number(y)}, x = {number(x)}",
     )  # fmt: skip
     left.title.set_fontsize(11)
-    right.set(xlim=(-0.2, 2.4 * len(results) + 0.6), ylim=(channels, -0.9), title="Result, by channel")
+    places = len(results[0][1])
+    right.set(xlim=(-0.2, 2.4 * len(results) + 0.6), ylim=(places, -0.9))
+    right.set_title(f"out: {_many(channels, 'channel')} (blue), the rest not ours", fontsize=11)
     right.axis("off")
     for k, (label, values, marked) in enumerate(results):
         at = 0.6 + 2.4 * k
         right.text(at + 1, -0.3, label, ha="center", fontsize=12)
-        for c in range(channels):
-            edge = RED if marked[c] else GREY
+        for c in range(places):
+            edge, fill = RED if marked[c] else GREY, PALE_BLUE if c < channels else PALE
             right.add_patch(
-                plt.Rectangle((at, c), 2, 0.85, facecolor="white", edgecolor=edge, lw=3 if marked[c] else 1)
+                plt.Rectangle((at, c), 2, 0.85, facecolor=fill, edgecolor=edge, lw=3 if marked[c] else 1)
             )
             right.text(at + 1, c + 0.43, number(values[c]), ha="center", va="center", fontsize=12)
-    for c in range(channels):
+    for c in range(places):
         right.text(0.4, c + 0.43, str(c), ha="right", va="center", color=INK, fontsize=12)
     return figure
 
@@ -218,7 +226,7 @@ def draw_point(inputs: Inputs, yours: Tensor, right: Tensor) -> tuple[Figure, st
     return (
         figure,
         f"A map of {tuple(inputs['features'].shape)} and the point y = {number(y)}, x = {number(x)}. "
-        f"Channel {c}: yours is {number(yours[c])}, expected {number(right[c])}.",
+        f"Number {c} of out: yours is {number(yours[c])}, expected {number(right[c])}.",
     )
 
 
@@ -226,12 +234,12 @@ def picture_point(f: Callable[..., Tensor]) -> tuple[Figure, str]:
     """Three channels: one grows along x, one along y, one is constant."""
     yy, xx = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="ij")
     features = torch.stack([xx, 10 * yy, torch.full_like(xx, 7)], -1)
-    out = f(features=features, y=0.5, x=2.25, out=torch.zeros(3))
-    figure = _draw_map(features, 0.5, 2.25, [("expected", out, [False] * 3)])
+    out = f(features=features, y=0.5, x=2.25, out=torch.full((8,), -1.0))
+    figure = _draw_map(features, 0.5, 2.25, [("expected", out, [False] * 8)])
     return (
         figure,
         "A map of 3 by 4 cells whose three channels are x, 10 y and 7. "
-        f"At y = 0.5, x = 2.25 the result is {_words(out.tolist())}.",
+        f"At y = 0.5, x = 2.25 the result is {_words(out[:3].tolist())}; the other numbers of out keep their -1.",
     )
 
 
@@ -272,7 +280,7 @@ def draw_scatter(inputs: Inputs, yours: Tensor, right: Tensor) -> tuple[Figure, 
     cell = wrong.index(True)
     return (
         figure,
-        f"{len(inputs['x'])} samples at {_words(inputs['x'].tolist()[:8])}. "
+        f"{_many(len(inputs['x']), 'sample')} at {_words(inputs['x'].tolist()[:8])}. "
         f"Cell {cell}: yours is {number(yours[cell])}, expected {number(right[cell])}.",
     )
 
