@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, demo, data, bench.
+"""The command line: train, evaluate, predict, demo, ablate, data, bench.
 
 Its flags are those of a run (data, preset, weights, out, steps, ...), never a model's: a variant of a model is
 made in Python with `dataclasses.replace`.  Whatever is wrong with the arguments or the files they name ends in
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from minimaskrcnn import commands
+from minimaskrcnn.bench import commands as bench_commands
+from minimaskrcnn.engine.ablations import TABLES
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +70,7 @@ def build_parser() -> Parser:
     _add_train(verbs.add_parser("train", help="train on data in COCO's format"))
     _add_evaluate(verbs.add_parser("evaluate", help="COCO's 12 numbers for a weights file"))
     _add_predict(verbs.add_parser("predict", help="find objects in pictures"))
+    _add_ablate(verbs.add_parser("ablate", help="a table of the paper in miniature, on generated scenes"))
     data = verbs.add_parser("data", help="make data")
     kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
     _add_toybox(kinds.add_parser("toybox", help="generated scenes, written in COCO's format"))
@@ -75,6 +78,7 @@ def build_parser() -> Parser:
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
     _add_bench_demo(subjects.add_parser("demo", help="torchvision's model on the demo's scenes"))
     _add_bench_ops(subjects.add_parser("ops", help="our operations beside torchvision's"))
+    _add_bench_model(subjects.add_parser("model", help="a whole model stage by stage, beside torchvision's"))
     _add_bench_kernels(subjects.add_parser("kernels", help="our kernels on a GPU, checked and timed"))
     return parser
 
@@ -108,7 +112,9 @@ def _add_train(parser: Parser) -> None:
     parser.add_argument("--val-annotations", type=Path, help="... and JSON (default with --images: the same)")
     parser.add_argument("--preset", default="maskrcnn_resnet50_fpn", help="the network and its recipe")
     parser.add_argument(
-        "--weights", type=Path, help="start from .safetensors of ours or .pth of torchvision's"
+        "--weights",
+        type=Path,
+        help="start from .safetensors of ours, .pth of torchvision's, .pkl of detectron2's",
     )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.safetensors")
     parser.add_argument("--steps", type=positive_int)
@@ -130,23 +136,46 @@ def _add_evaluate(parser: Parser) -> None:
     _add_run(parser, "folder for metrics.json and results.json")
     parser.add_argument("--split", help="split of --data (default val2017 or val)")
     parser.add_argument(
-        "--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's"
+        "--weights",
+        type=Path,
+        required=True,
+        help=".safetensors of ours, .pth of torchvision's, .pkl of detectron2's",
     )
     parser.add_argument("--batch-size", type=positive_int, default=4)
     parser.add_argument("--limit", type=positive_int, help="the first so many pictures only")
+    parser.add_argument(
+        "--views", action="store_true", help="test-time augmentation: nine sizes, each mirrored too"
+    )
     parser.set_defaults(run=commands.evaluate)
 
 
 def _add_predict(parser: Parser) -> None:
     parser.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument(
-        "--weights", type=Path, required=True, help=".safetensors of ours or .pth of torchvision's"
+        "--weights",
+        type=Path,
+        required=True,
+        help=".safetensors of ours, .pth of torchvision's, .pkl of detectron2's",
     )
     _add_run(parser, "folder for the drawn pictures and results.json")
     parser.add_argument(
         "--threshold", type=fraction, default=0.5, help="lowest score that is drawn (default 0.5)"
     )
+    parser.add_argument(
+        "--views", action="store_true", help="test-time augmentation: nine sizes, each mirrored too"
+    )
     parser.set_defaults(run=commands.predict)
+
+
+def _add_ablate(parser: Parser) -> None:
+    parser.add_argument("table", choices=list(TABLES), help="of the paper; 'agnostic' is in section 4.2")
+    parser.add_argument("--steps", type=positive_int, help="of each run (default: the table's)")
+    parser.add_argument("--seeds", type=positive_int, default=2, help="runs of each row (default 2)")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="processes at a time (default 1)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ablate"), help="unfinished runs in it go on where they stopped"
+    )
+    parser.set_defaults(run=commands.ablate)
 
 
 def _add_toybox(parser: Parser) -> None:
@@ -161,18 +190,28 @@ def _add_bench_demo(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where `demo` wrote its scenes")
     parser.add_argument("--minutes", type=positive_float, default=5.0, help="of training (default 5)")
     parser.add_argument("--batch-size", type=positive_int, default=8)
-    parser.set_defaults(run=commands.bench_demo)
+    parser.set_defaults(run=bench_commands.bench_demo)
 
 
 def _add_bench_ops(parser: Parser) -> None:
     parser.add_argument("--repeats", type=positive_int, default=7, help="runs of which the median counts")
-    parser.set_defaults(run=commands.bench_ops)
+    parser.set_defaults(run=bench_commands.bench_ops)
+
+
+def _add_bench_model(parser: Parser) -> None:
+    parser.add_argument("--preset", default="maskrcnn_resnet50_fpn", help="the network")
+    parser.add_argument("--height", type=positive_int, default=800, help="of the pictures (default 800)")
+    parser.add_argument("--width", type=positive_int, default=1216, help="(default 1216)")
+    parser.add_argument("--batch-size", type=positive_int, default=1)
+    parser.add_argument("--repeats", type=positive_int, default=3, help="runs of which the median counts")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    parser.set_defaults(run=bench_commands.bench_model)
 
 
 def _add_bench_kernels(parser: Parser) -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only the rows whose name contains it")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
-    parser.set_defaults(run=commands.bench_kernels)
+    parser.set_defaults(run=bench_commands.bench_kernels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

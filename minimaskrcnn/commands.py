@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 
-from minimaskrcnn.bench import kernels as kernels_bench
-from minimaskrcnn.bench import ops as ops_bench
-from minimaskrcnn.bench import peer
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
@@ -25,6 +22,7 @@ from minimaskrcnn.engine.recipes import PRESETS, Recipe, cpu_precision, from_scr
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.presets import as_detectron2
+from minimaskrcnn.test_time import ViewsConfig, detect_in_views
 from minimaskrcnn.weights import CategoryName, load_any, load_matching, read_any
 
 DEMO_TRAIN, DEMO_VAL = 3000, 100
@@ -36,7 +34,7 @@ def demo(options: argparse.Namespace) -> None:
     steps = options.steps or recipe.training.steps
     config = replace(recipe.training, seed=options.seed, steps=steps, precision=cpu_precision())
     print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
-    root = _demo_scenes(options.out)
+    root = demo_scenes(options.out)
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
     torch.manual_seed(options.seed)
     model = MaskRCNN(recipe.config(dataset.num_classes))
@@ -66,9 +64,9 @@ def demo(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train a preset on data in COCO's format; evaluate on the validation data."""
-    recipe = _recipe(options.preset)
+    recipe = recipe_of(options.preset)
     config = _training_config(recipe, options)
-    device = _device(options)
+    device = device_of(options)
     people = recipe.config(2).keypoint_head is not None
     dataset, held_out = _training_data(options, people)
     categories = _categories(dataset)
@@ -107,14 +105,19 @@ def train(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """COCO's numbers of a weights file on a data set, and its detections as COCO results."""
     model, categories = load_any(options.weights)
-    model.to(_device(options))
+    model.to(device_of(options))
     dataset = _limited(_open(options, "val", model.keypoint_head is not None), options.limit)
     known = {category.id for category in dataset.categories}
     category_of = {c.label: c.category_id for c in categories if c.category_id in known}
     if not category_of:
         raise ValueError(f"{options.weights} and {dataset.annotation_file} have no category id in common")
     metrics, results = evaluate_dataset(
-        model, dataset, category_of=category_of, batch_size=options.batch_size, workers=options.workers
+        model,
+        dataset,
+        category_of=category_of,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        views=ViewsConfig() if options.views else None,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "metrics.json", metrics)
@@ -126,7 +129,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     """Draw what a weights file finds in pictures, and write it as COCO results."""
     model, categories = load_any(options.weights)
-    device = _device(options)
+    device = device_of(options)
     model.to(device)
     category_of = {category.label: category.category_id for category in categories}
     targets = _drawing_paths(options.pictures, options.out)
@@ -134,7 +137,7 @@ def predict(options: argparse.Namespace) -> None:
     results: list[dict[str, Any]] = []
     for path, image_id, target in zip(options.pictures, _image_ids(options.pictures), targets):
         image = read_image(path)
-        detection = _detect(model, image)
+        detection = _detect(model, image, ViewsConfig() if options.views else None)
         size = (image.shape[-2], image.shape[-1])
         exact = model.mask_head is not None and model.mask_head.config.exact_paste
         rows = to_results(detection, image_id, size, category_of, exact_paste=exact)
@@ -164,40 +167,14 @@ def make_toybox(options: argparse.Namespace) -> None:
     print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
 
 
-def bench_demo(options: argparse.Namespace) -> None:
-    """torchvision's Mask R-CNN trained on the demo's scenes for some minutes, and what it reaches."""
-    root = _demo_scenes(options.out)
-    dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
-    recipe = PRESETS["maskrcnn_toy"]
-    torch.manual_seed(0)
-    model = peer.make_peer(recipe.config(dataset.num_classes), recipe.training.augment.min_sizes[-1])
-    steps = peer.train_for(model, dataset, options.minutes, options.batch_size)
-    print(f"torchvision, resnet18-FPN: {steps} steps of {options.batch_size} in {options.minutes:g} minutes")
-    print(format_metrics(peer.evaluate(model, held_out)))
-
-
-def bench_ops(options: argparse.Namespace) -> None:
-    """Ratios of our operations to torchvision's, measured in this run."""
-    ops_bench.run(options.repeats)
-
-
-def bench_kernels(options: argparse.Namespace) -> None:
-    """Our kernels on this machine's GPU, checked and then timed.  Exit code 1 where a result is wrong."""
-    refused = kernels_bench.run(options.only, options.out)
-    if refused:
-        raise SystemExit(
-            f"minimaskrcnn bench: {refused} rows disagree with the torch path and were not timed"
-        )
-
-
-def _demo_scenes(out: Path) -> Path:
+def demo_scenes(out: Path) -> Path:
     """The demo's scenes, the same for every seed of the training."""
     return ensure_toybox(
         out / "toybox", train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig(), workers=2
     )
 
 
-def _recipe(name: str) -> Recipe:
+def recipe_of(name: str) -> Recipe:
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -220,6 +197,11 @@ def _training_config(recipe: Recipe, options: argparse.Namespace) -> TrainConfig
 
 def _training_data(options: argparse.Namespace, people: bool) -> tuple[CocoDataset, CocoDataset]:
     dataset = _limited(_open(options, "train", people), options.limit)
+    if people:
+        # A picture without joints teaches keypoints nothing; both reference systems leave it out.
+        dataset = dataset.subset(dataset.with_keypoints())
+        if not len(dataset):
+            raise ValueError(f"{dataset.annotation_file}: no picture with a labelled keypoint")
     if options.data is None:
         if (options.val_images is None) != (options.val_annotations is None):
             raise ValueError("--val-images and --val-annotations go together")
@@ -249,7 +231,7 @@ def _open_files(images: Path, annotations: Path, people: bool) -> CocoDataset:
 def _root(options: argparse.Namespace) -> Path:
     if options.data != "toybox":
         return Path(options.data)
-    return _demo_scenes(options.out)
+    return demo_scenes(options.out)
 
 
 def _open_split(root: Path, split: str | None, kind: str, people: bool) -> CocoDataset:
@@ -271,7 +253,7 @@ def _names(categories: list[CategoryName]) -> dict[int, str]:
     return {category.label: category.name for category in categories}
 
 
-def _device(options: argparse.Namespace) -> torch.device:
+def device_of(options: argparse.Namespace) -> torch.device:
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         probe = torch.zeros(1, device=name)
@@ -288,9 +270,13 @@ def _describe(device: torch.device) -> str:
 
 
 @torch.no_grad()
-def _detect(model: MaskRCNN, image: torch.Tensor) -> Any:
+def _detect(model: MaskRCNN, image: torch.Tensor, views: ViewsConfig | None = None) -> Any:
     model.eval()
-    (detection,) = model([image.to(next(model.parameters()).device)], paste=False)
+    image = image.to(next(model.parameters()).device)
+    if views is not None:
+        detection = detect_in_views(model, image, views, paste=False)
+    else:
+        (detection,) = model([image], paste=False)
     return {name: value.cpu() for name, value in detection.items()}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import write_scenes
 from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
@@ -334,3 +335,23 @@ def test_real_keypoints(real):
             np.testing.assert_array_equal(points, expected.get(id, np.zeros((17, 3))))
             labelled += bool(points.any())
     assert labelled >= 28
+
+
+def test_a_subset_keeps_its_pictures_objects(dataset):
+    fewer = dataset.subset([2, 0])
+    assert [record.id for record in fewer.images] == [dataset.images[i].id for i in (2, 0)]
+    for mine, theirs in zip((0, 1, -1), (2, 0, 0)):
+        assert fewer.target(mine)["annotation_ids"] == dataset.target(theirs)["annotation_ids"]
+    assert [record.id for record in fewer.subset([1]).images] == [dataset.images[0].id]
+    assert fewer.first(1).target(0)["annotation_ids"] == dataset.target(2)["annotation_ids"]
+
+
+def test_pictures_with_keypoints_have_a_labelled_joint(tmp_path):
+    root = write_scenes(tmp_path, train=1, val=12)
+    people = open_coco(root, "val", people=True)
+    expected = [i for i in range(12) if people.target(i)["keypoints"][..., 2].any()]
+    assert people.with_keypoints() == expected and 0 < len(expected) < 12
+    assert people.subset([*expected, 0]).with_keypoints()[: len(expected)] == list(range(len(expected)))
+    assert open_coco(root, "val").with_keypoints() == expected
+    (root / "annotations" / "person_keypoints_val.json").unlink()
+    assert open_coco(root, "val").with_keypoints() == []

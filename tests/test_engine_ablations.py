@@ -162,7 +162,7 @@ def test_rows_of_other_heads_and_backbones() -> None:
     assert set(differences(asdict(shallow), asdict(deep))) == {"resnet.depth was 18, is 34"}
 
 
-# Tables 2b, 2c and the class-agnostic one share a network, as do 2e and 2a.  The other rows' fields have tests elsewhere.
+# Tables 2b, 2c and the class-agnostic one share a network, as do 2e and 2a.
 ROWS = [("2a", "ResNeXt-50-FPN"), ("2c", "RoIAlign, average"), ("2d", "RoIAlign"), ("2e", "deeper MLP")]
 
 
@@ -218,7 +218,8 @@ def test_what_is_finished_is_not_run_again(finished: Path, monkeypatch: pytest.M
     ran: list[Job] = []
     monkeypatch.setattr(ablation_jobs, "run_job", ran.append)
     before = json.loads((finished / "tiny" / "table.json").read_text())
-    assert ablation_run.run("tiny", finished) == before
+    ablation_run.run("tiny", finished)
+    assert json.loads((finished / "tiny" / "table.json").read_text()) == before
     assert not ran
     # One seed of the two is a table, too.
     assert ablation_run.run("tiny", finished, seeds=1)["rows"][0]["half_range"] == [None] * 3
@@ -298,7 +299,11 @@ def test_a_process_that_fails_says_where(tmp_path: Path) -> None:
 def test_whatever_ends_the_parent_ends_its_processes() -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(120,), daemon=True)
     process.start()
-    with pytest.raises(KeyboardInterrupt), ending({0: (process, None)}):
+    folder = Path("nowhere")
+    job = Job(
+        folder=folder, scenes=folder, people=False, config=tiny_config(), training=TINY.training, threads=1
+    )
+    with pytest.raises(KeyboardInterrupt), ending({0: (process, job)}):
         raise KeyboardInterrupt
     assert process.exitcode == -15
 

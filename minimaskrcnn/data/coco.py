@@ -21,6 +21,7 @@ Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 import copy
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
@@ -30,16 +31,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from minimaskrcnn.data.keypoints import KeypointTable, find_keypoints, make_table, parse_keypoints
 from minimaskrcnn.data.pictures import read_image
 from minimaskrcnn.data.segmentation import (
     Segmentation,
     decode_segmentation,
-    parse_numbers,
+    parse_field,
     parse_segmentation,
 )
 from minimaskrcnn.data.transforms import Sample, Target
-
-NUM_KEYPOINTS = 17
 
 
 class Category(NamedTuple):
@@ -83,13 +83,6 @@ class AnnotationTable(NamedTuple):
     numbers: np.ndarray  # float64 [T]
 
 
-class KeypointTable(NamedTuple):
-    """The keypoints of P annotations."""
-
-    annotation_id: np.ndarray  # int64 [P], sorted
-    points: np.ndarray  # float32 [P + 1, 17, 3]; the last row is for annotations without: zeros
-
-
 class CocoDataset(Dataset[Sample]):
     """Pictures in a folder and the objects in them, as an annotation file in COCO's format lists them.
 
@@ -111,6 +104,8 @@ class CocoDataset(Dataset[Sample]):
         self.images = _read_images(self.annotation_file, content)
         self.aspect_ratios = [record.width / record.height for record in self.images]
         self._table = _read_annotations(self.annotation_file, content, self.images, self.label_of)
+        # Of each picture in the table; another list in a subset.
+        self._place = list(range(len(self.images)))
         self._keypoints = None if keypoints is None else _read_keypoints(Path(keypoints))
         self.has_masks = len(self._table.numbers) > 0 or not len(self._table.id)
         self.has_keypoints = keypoints is not None
@@ -125,16 +120,28 @@ class CocoDataset(Dataset[Sample]):
 
     def first(self, count: int) -> "CocoDataset":
         """The same data set with only its first `count` pictures."""
+        return self.subset(range(len(self))[:count])
+
+    def subset(self, indices: Sequence[int]) -> "CocoDataset":
+        """The same data set with only these pictures, in this order."""
         fewer = copy.copy(self)
-        fewer.images = self.images[:count]
-        fewer.aspect_ratios = self.aspect_ratios[:count]
+        fewer.images = [self.images[i] for i in indices]
+        fewer.aspect_ratios = [self.aspect_ratios[i] for i in indices]
+        fewer._place = [self._place[i] for i in indices]
         return fewer
+
+    def with_keypoints(self) -> list[int]:
+        """The pictures in which some joint of an ordinary object is labelled."""
+        if self._keypoints is None:
+            return []
+        labelled = find_keypoints(self._keypoints, self._table.id)[..., 2].any(axis=1) & ~self._table.crowd
+        before = np.concatenate([[0], labelled.cumsum()])[self._table.first_row]
+        return [i for i, place in enumerate(self._place) if before[place + 1] > before[place]]
 
     def target(self, index: int) -> Target:
         """The objects of picture `index`, without reading the picture."""
-        record, table = self.images[index], self._table
-        index = range(len(self.images))[index]
-        rows = np.arange(table.first_row[index], table.first_row[index + 1])
+        record, table, place = self.images[index], self._table, self._place[index]
+        rows = np.arange(table.first_row[place], table.first_row[place + 1])
         rows = rows[~table.crowd[rows]]
         boxes = _clipped_boxes(table.bbox[rows], record)
         masks = self._masks(rows, record)
@@ -151,7 +158,7 @@ class CocoDataset(Dataset[Sample]):
         if self.has_masks:
             target["masks"] = torch.from_numpy(masks[good])
         if self._keypoints is not None:
-            target["keypoints"] = torch.from_numpy(_find_keypoints(self._keypoints, table.id[kept]))
+            target["keypoints"] = torch.from_numpy(find_keypoints(self._keypoints, table.id[kept]))
         return target
 
     def _masks(self, rows: np.ndarray, record: ImageRecord) -> np.ndarray:
@@ -282,7 +289,7 @@ def _parse_annotation(
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise ValueError(f"'iscrowd' must be 0 or 1, got {short(crowd)}")
-    bbox = _numbers(entry, "bbox", 4, "[x, y, width, height]")
+    bbox = parse_field(entry, "bbox", 4, "[x, y, width, height]")
     image = index_of[image_id]
     size = images[image].height, images[image].width
     segmentation = parse_segmentation(entry.get("segmentation"), size)
@@ -293,27 +300,10 @@ def _read_keypoints(file: Path) -> KeypointTable:
     found: dict[int, np.ndarray] = {}
     for entry in _entries(file, _read_json(file), "annotations"):
         try:
-            found[_integer(entry, "id")] = _parse_keypoints(entry)
+            found[_integer(entry, "id")] = parse_keypoints(entry)
         except ValueError as error:
             raise ValueError(f"{file}: annotation {short(entry.get('id'))}: {error}") from None
-    ids = sorted(found)
-    absent = np.zeros((NUM_KEYPOINTS, 3), np.float32)
-    return KeypointTable(np.array(ids, np.int64), np.stack([*(found[id] for id in ids), absent]))
-
-
-def _parse_keypoints(entry: dict[str, Any]) -> np.ndarray:
-    numbers = _numbers(entry, "keypoints", NUM_KEYPOINTS * 3, f"{NUM_KEYPOINTS} times x, y, v")
-    points = numbers.reshape(NUM_KEYPOINTS, 3)
-    if not np.isin(points[:, 2], (0, 1, 2)).all():
-        raise ValueError(f"a keypoint's v must be 0, 1 or 2, got {points[:, 2].tolist()}")
-    return np.where(points[:, 2:] > 0, points, 0).astype(np.float32)
-
-
-def _find_keypoints(table: KeypointTable, ids: np.ndarray) -> np.ndarray:
-    """float32 [len(ids), 17, 3]."""
-    row = np.searchsorted(table.annotation_id, ids)
-    known = np.append(table.annotation_id, -1)[row] == ids
-    return table.points[np.where(known, row, -1)]
+    return make_table(found)
 
 
 def _clipped_boxes(bbox: np.ndarray, record: ImageRecord) -> np.ndarray:
@@ -337,13 +327,3 @@ def _text(entry: dict[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key!r} must be a text, got {short(value)}")
     return value
-
-
-def _numbers(entry: dict[str, Any], key: str, count: int, meaning: str) -> np.ndarray:
-    try:
-        numbers = parse_numbers(entry.get(key))
-    except ValueError as error:
-        raise ValueError(f"{key!r} must be {meaning}: {error}") from None
-    if len(numbers) != count:
-        raise ValueError(f"{key!r} must be {meaning}, got {len(numbers)} numbers")
-    return numbers

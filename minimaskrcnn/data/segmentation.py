@@ -123,3 +123,14 @@ def _parse_runs(value: dict[str, Any], image_size: ImageSize) -> np.ndarray:
             f"run lengths {short(list(counts))} must be >= 0 and add up to height x width {image_size}"
         )
     return numbers
+
+
+def parse_field(entry: dict[str, Any], key: str, count: int, meaning: str) -> np.ndarray:
+    """float64 [count] under `key`; ValueError, with what they mean, for anything but so many numbers."""
+    try:
+        numbers = parse_numbers(entry.get(key))
+    except ValueError as error:
+        raise ValueError(f"{key!r} must be {meaning}: {error}") from None
+    if len(numbers) != count:
+        raise ValueError(f"{key!r} must be {meaning}, got {len(numbers)} numbers")
+    return numbers

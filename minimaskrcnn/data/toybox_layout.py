@@ -47,6 +47,7 @@ class ToyboxConfig:
     bands: tuple[tuple[float, float], ...] = ((0.0022, 0.0033), (0.0036, 0.030), (0.032, 0.14))
     band_shares: tuple[float, ...] = (0.24, 0.37, 0.39)  # small, medium, large, before anything is hidden
     attach_share: float = 0.64  # objects that are first tried where they overlap an earlier one
+    same_class_share: float = 0.0  # of these, how many take the class of the one that they are tried at
     max_hidden: float = 0.6  # largest share of an object that others may hide
     min_inside: float = 0.62  # least share of an object within the picture
     min_area: float = 0.0013  # least visible area
@@ -62,6 +63,8 @@ class ToyboxConfig:
             raise ValueError(f"{len(self.bands)} bands need as many shares of sum 1, got {self.band_shares}")
         if not 1 <= self.objects[0] <= self.objects[1]:
             raise ValueError(f"objects must be (at least 1, at most), got {self.objects}")
+        if not 0 <= self.same_class_share <= 1:
+            raise ValueError(f"same_class_share is a share, 0 to 1, got {self.same_class_share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +237,19 @@ def arrange(
     if rng.random() < config.crowd_share:
         layers, count = [draw_crowd(rng, size, palette, brush)], max(low, count - 2)
     for k, (category_id, share) in enumerate(draw_plan(rng, config, count)):
-        colour = palette.objects[k % len(palette.objects)]
-        sprite = draw_object(rng, category_id, share * size[0] * size[1], colour, palette, brush)
-        others = [one.sprites[0] for one in layers if not one.iscrowd]
+        colour, area = palette.objects[k % len(palette.objects)], share * size[0] * size[1]
+        sprite = draw_object(rng, category_id, area, colour, palette, brush)
+        objects = [layer for layer in layers if not layer.iscrowd]
+        others = partners = [layer.sprites[0] for layer in objects]
         attach = rng.random() < config.attach_share and bool(others)
+        # Nothing more is drawn where the share is 0: the frozen distribution would be another one.
+        if attach and config.same_class_share > 0 and rng.random() < config.same_class_share:
+            partner = objects[int(rng.integers(len(objects)))]
+            category_id, partners = partner.category_id, [partner.sprites[0]]
+            sprite = draw_object(rng, category_id, area, colour, palette, brush)
         for attempt in range(12):
             overlap = attach and attempt < 8
-            placed = attached(rng, sprite, others) if overlap else apart(rng, sprite, size, others)
+            placed = attached(rng, sprite, partners) if overlap else apart(rng, sprite, size, others)
             layer = Layer(category_id=category_id, sprites=(placed,), whole=placed.mask(*size), iscrowd=False)
             if recognisable(config, [*layers, layer]):
                 layers = [*layers, layer]

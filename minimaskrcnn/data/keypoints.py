@@ -1,0 +1,42 @@
+"""COCO's keypoints: 17 joints of a person, each (x, y, v); v is 0 not labelled, 1 hidden, 2 visible.
+
+Axis letters: N annotations, P of them with keypoints.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minimaskrcnn.data.segmentation import parse_field
+
+NUM_KEYPOINTS = 17
+
+
+class KeypointTable(NamedTuple):
+    """The keypoints of P annotations."""
+
+    annotation_id: np.ndarray  # int64 [P], sorted
+    points: np.ndarray  # float32 [P + 1, 17, 3]; the last row is for annotations without: zeros
+
+
+def make_table(found: dict[int, np.ndarray]) -> KeypointTable:
+    """The table of keypoints float32 [17, 3] by annotation id."""
+    ids = sorted(found)
+    absent = np.zeros((NUM_KEYPOINTS, 3), np.float32)
+    return KeypointTable(np.array(ids, np.int64), np.stack([*(found[id] for id in ids), absent]))
+
+
+def parse_keypoints(entry: dict[str, Any]) -> np.ndarray:
+    """float32 [17, 3] of an annotation, zeros where v is 0.  ValueError where it has no such keypoints."""
+    numbers = parse_field(entry, "keypoints", NUM_KEYPOINTS * 3, f"{NUM_KEYPOINTS} times x, y, v")
+    points = numbers.reshape(NUM_KEYPOINTS, 3)
+    if not np.isin(points[:, 2], (0, 1, 2)).all():
+        raise ValueError(f"a keypoint's v must be 0, 1 or 2, got {points[:, 2].tolist()}")
+    return np.where(points[:, 2:] > 0, points, 0).astype(np.float32)
+
+
+def find_keypoints(table: KeypointTable, ids: np.ndarray) -> np.ndarray:
+    """float32 [len(ids), 17, 3] of these annotations; zeros for those without."""
+    row = np.searchsorted(table.annotation_id, ids)
+    known = np.append(table.annotation_id, -1)[row] == ids
+    return table.points[np.where(known, row, -1)]
