@@ -210,11 +210,15 @@ class MaskRCNN(nn.Module):
         config, positive = self.keypoint_head.config, positives(rois, self.config.box_head)
         rows = rows_to_compute(positive)
         boxes, image = rois.boxes[rows], rows[0]
-        logits = self.keypoint_head(self._pool(features, boxes, image, config.pooled_size))
+        logits = self._keypoint_logits(features, boxes, image)
         points, divisor = truth.keypoints[image, rois.gt_index[rows]], None
         if config.loss_divisor == "nominal":
             divisor = float(positive.numel() * config.num_keypoints)
         return keypoint_loss(logits, points, boxes.detach(), positive[rows], divisor)
+
+    def _keypoint_logits(self, features: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        size = self.keypoint_head.config.pooled_size
+        return self.keypoint_head(self._pool(features, boxes, image_index, size))
 
     def _detect(self, features: list[Tensor], proposals: Proposals, batch: Batch) -> Detections:
         config = self.config.box_head
@@ -244,10 +248,10 @@ class MaskRCNN(nn.Module):
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         if self.keypoint_head is None:
             return None, None
-        rows, config = rows_to_compute(found.valid), self.keypoint_head.config
+        rows = rows_to_compute(found.valid)
         boxes = found.boxes[rows]
-        logits = self.keypoint_head(self._pool(features, boxes, rows[0], config.pooled_size))
-        keypoints, scores = decode_keypoints(logits, boxes, config.score)
+        logits = self._keypoint_logits(features, boxes, rows[0])
+        keypoints, scores = decode_keypoints(logits, boxes, self.keypoint_head.config.score)
         return padded_rows(keypoints, rows, found.valid), padded_rows(scores, rows, found.valid)
 
 

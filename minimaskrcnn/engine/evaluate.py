@@ -22,6 +22,7 @@ from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import make_loader
 from minimaskrcnn.mask_rcnn import Detection, MaskRCNN
 from minimaskrcnn.ops import paste_masks_rle
+from minimaskrcnn.test_time import ViewsConfig, detect_in_views
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
@@ -59,16 +60,29 @@ def to_results(
 
 
 def detect_all(
-    model: MaskRCNN, dataset: CocoDataset, category_of: dict[int, int], *, batch_size: int, workers: int = 0
+    model: MaskRCNN,
+    dataset: CocoDataset,
+    category_of: dict[int, int],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    views: ViewsConfig | None = None,
 ) -> Iterator[list[Result]]:
-    """COCO results of the whole data set, one list a batch; the model is left in evaluation mode."""
+    """COCO results of the whole data set, one list a batch; the model is left in evaluation mode.
+
+    `views` turns test-time augmentation on.
+    """
     model.eval()
     device = next(model.parameters()).device
     exact = model.mask_head is not None and model.mask_head.config.exact_paste
     loader = make_loader(dataset, batch_size=batch_size, workers=workers)
     for images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=None, leave=False):
         with torch.no_grad():
-            detections = model([image.to(device) for image in images], paste=False)
+            pictures = [image.to(device) for image in images]
+            if views is None:
+                detections = model(pictures, paste=False)
+            else:
+                detections = [detect_in_views(model, picture, views, paste=False) for picture in pictures]
         results: list[Result] = []
         for image, target, detection in zip(images, targets, detections):
             size = (image.shape[-2], image.shape[-1])
@@ -130,10 +144,14 @@ def evaluate_dataset(
     category_of: dict[int, int] | None = None,
     batch_size: int = 8,
     workers: int = 0,
+    views: ViewsConfig | None = None,
 ) -> tuple[Metrics, list[Result]]:
-    """Metrics and COCO results of `model` on `dataset`; `category_of` maps labels where the model's own differ."""
+    """Metrics and COCO results of `model` on `dataset`; `category_of` maps labels where the model's own differ.
+
+    `views` turns test-time augmentation on (`test_time.py`).
+    """
     mapping = dataset.category_of if category_of is None else category_of
-    batches = detect_all(model, dataset, mapping, batch_size=batch_size, workers=workers)
+    batches = detect_all(model, dataset, mapping, batch_size=batch_size, workers=workers, views=views)
     results = [result for batch in batches for result in batch]
     image_ids = [record.id for record in dataset.images]
     metrics = coco_metrics(dataset.annotation_file, results, image_ids)
