@@ -251,6 +251,8 @@ def test_cached_samples_are_the_same_and_nobody_elses(dataset):
             for value in (sample.image, *(v for v in sample.target.values() if torch.is_tensor(v))):
                 value.zero_()
     assert_same_sample(cached.first(3)[-1], dataset[2])
+    assert_same_sample(cached.subset([3, 1])[0], dataset[3])
+    assert_same_sample(cached.subset([3, 1]).first(2)[1], dataset[1])
     assert_same_batches(
         islice(training_batches(cached, batch_size=4, seed=5, augment=FLIPS), 3),
         islice(training_batches(dataset, batch_size=4, seed=5, augment=FLIPS), 3),
