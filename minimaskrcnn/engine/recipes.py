@@ -49,8 +49,8 @@ KEYPOINTS = replace(
     milestones=(2 / 3, 8 / 9),
     augment=AugmentConfig(min_sizes=presets.keypointrcnn_resnet50_fpn_config().transform.min_sizes),
 )
-# Three quarters of the scenes have people; the size of the pictures at test time, for joints of a few pixels.
-TOY_KEYPOINTS = replace(TOY, steps=1500, augment=AugmentConfig())
+# Half of the scenes have people with keypoints; the size of the pictures at test time, for joints of a few pixels.
+TOY_KEYPOINTS = replace(TOY, steps=3000, augment=AugmentConfig())
 
 PRESETS = {
     "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER),
