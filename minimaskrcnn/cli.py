@@ -6,6 +6,7 @@ one line on standard error and exit code 2.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import NoReturn
 
 from minimaskrcnn import commands
 from minimaskrcnn.bench import commands as bench_commands
+from minimaskrcnn.data import commands as data_commands
+from minimaskrcnn.data.coco_archives import OFFICIAL, SPLITS
 from minimaskrcnn.engine.ablations import TABLES
 
 
@@ -71,9 +74,11 @@ def build_parser() -> Parser:
     _add_evaluate(verbs.add_parser("evaluate", help="COCO's 12 numbers for a weights file"))
     _add_predict(verbs.add_parser("predict", help="find objects in pictures"))
     _add_ablate(verbs.add_parser("ablate", help="a table of the paper in miniature, on generated scenes"))
-    data = verbs.add_parser("data", help="make data")
+    data = verbs.add_parser("data", help="make, fetch or check data")
     kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
     _add_toybox(kinds.add_parser("toybox", help="generated scenes, written in COCO's format"))
+    _add_coco(kinds.add_parser("coco", help="COCO 2017: fetch its archives, check and unpack them"))
+    _add_check(kinds.add_parser("check", help="everything that is wrong with data in COCO's format"))
     bench = verbs.add_parser("bench", help="measure speed")
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
     _add_bench_demo(subjects.add_parser("demo", help="torchvision's model on the demo's scenes"))
@@ -127,6 +132,7 @@ def _add_train(parser: Parser) -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--eval-every", type=count, help="steps; 0 evaluates only at the end")
+    parser.add_argument("--strict", action="store_true", help="stop where objects would be skipped")
     parser.add_argument("--limit", type=positive_int, help="train on the first so many pictures only")
     parser.set_defaults(run=commands.train)
 
@@ -138,9 +144,9 @@ def _add_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--weights",
         type=Path,
-        required=True,
         help=".safetensors of ours, .pth of torchvision's, .pkl of detectron2's",
     )
+    parser.add_argument("--results", type=Path, help="or: detections as COCO results, without a model")
     parser.add_argument("--batch-size", type=positive_int, default=4)
     parser.add_argument("--limit", type=positive_int, help="the first so many pictures only")
     parser.add_argument(
@@ -186,6 +192,35 @@ def _add_toybox(parser: Parser) -> None:
     parser.set_defaults(run=commands.make_toybox)
 
 
+def _add_coco(parser: Parser) -> None:
+    parser.add_argument("--root", type=Path, required=True, help="folder, for --data of train and evaluate")
+    parser.add_argument("--split", choices=SPLITS, nargs="+", required=True, help="one or both")
+    parser.add_argument(
+        "--archives", type=Path, metavar="DIR", help="unpack the zip files in DIR; no network"
+    )
+    parser.add_argument(
+        "--base-url",
+        default=os.environ.get("MINIMASKRCNN_COCO_URL", OFFICIAL),
+        metavar="URL",
+        help="a mirror (default: $MINIMASKRCNN_COCO_URL, else COCO's own server)",
+    )
+    parser.set_defaults(run=commands.get_coco)
+
+
+def _add_check(parser: Parser) -> None:
+    parser.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="folder in COCO's layout")
+    parser.add_argument("--split", help="one split of DIR (default: every one that has an annotation file)")
+    parser.add_argument("--images", type=Path, help="or: any folder of pictures ...")
+    parser.add_argument("--annotations", type=Path, help="... and a JSON file in COCO's format")
+    parser.add_argument(
+        "--no-pictures",
+        dest="pictures",
+        action="store_false",
+        help="the annotations only: seconds, not minutes",
+    )
+    parser.set_defaults(run=data_commands.check)
+
+
 def _add_bench_demo(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where `demo` wrote its scenes")
     parser.add_argument("--minutes", type=positive_float, default=5.0, help="of training (default 5)")
@@ -218,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        options.run(options)
+        code = options.run(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         message = " ".join(str(error).split())
         print(f"minimaskrcnn {options.verb}: {message}", file=sys.stderr)
@@ -226,4 +261,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"minimaskrcnn {options.verb}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0

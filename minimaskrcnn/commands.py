@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
+from minimaskrcnn.data.coco_archives import fetch_coco
+from minimaskrcnn.data.commands import describe_skipped, find_pictures
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
-from minimaskrcnn.engine import ablation_run
+from minimaskrcnn.engine import ablation_run, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
 from minimaskrcnn.engine.recipes import PRESETS, Recipe, cpu_precision, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
@@ -69,6 +71,11 @@ def train(options: argparse.Namespace) -> None:
     device = device_of(options)
     people = recipe.config(2).keypoint_head is not None
     dataset, held_out = _training_data(options, people)
+    for data in (dataset, held_out):
+        find_pictures(data)
+    skipped = describe_skipped(dataset, options.strict)
+    if skipped:
+        print(skipped, flush=True)
     categories = _categories(dataset)
     torch.manual_seed(config.seed)
     model_config = recipe.config(dataset.num_classes)
@@ -103,7 +110,12 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """COCO's numbers of a weights file on a data set, and its detections as COCO results."""
+    """COCO's numbers of a weights file on a data set, and its detections as COCO results; or of such results."""
+    if (options.weights is None) == (options.results is None):
+        raise ValueError("give --weights FILE, or --results FILE of detections made before")
+    if options.results is not None:
+        results.evaluate(options.results, options.out, options.annotations, options.data, options.split)
+        return
     model, categories = load_any(options.weights)
     model.to(device_of(options))
     dataset = _limited(_open(options, "val", model.keypoint_head is not None), options.limit)
@@ -111,7 +123,7 @@ def evaluate(options: argparse.Namespace) -> None:
     category_of = {c.label: c.category_id for c in categories if c.category_id in known}
     if not category_of:
         raise ValueError(f"{options.weights} and {dataset.annotation_file} have no category id in common")
-    metrics, results = evaluate_dataset(
+    metrics, detections = evaluate_dataset(
         model,
         dataset,
         category_of=category_of,
@@ -121,7 +133,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "metrics.json", metrics)
-    write_json(options.out / "results.json", results)
+    write_json(options.out / "results.json", detections)
     print(format_metrics(metrics))
     print(f"Written: {options.out / 'metrics.json'}, {options.out / 'results.json'}")
 
@@ -134,20 +146,20 @@ def predict(options: argparse.Namespace) -> None:
     category_of = {category.label: category.category_id for category in categories}
     targets = _drawing_paths(options.pictures, options.out)
     options.out.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for path, image_id, target in zip(options.pictures, _image_ids(options.pictures), targets):
         image = read_image(path)
         detection = _detect(model, image, ViewsConfig() if options.views else None)
         size = (image.shape[-2], image.shape[-1])
         exact = model.mask_head is not None and model.mask_head.config.exact_paste
         rows = to_results(detection, image_id, size, category_of, exact_paste=exact)
-        results += [{**row, "file_name": path.name} for row in rows]
+        found += [{**row, "file_name": path.name} for row in rows]
         drawn = draw_detections(image, detection, _names(categories), options.threshold)
         drawn.save(target)
         shown = int((detection["scores"] >= options.threshold).sum())
         print(f"{path}: {shown} objects from score {options.threshold:g} on, drawn in {target}")
-    write_json(options.out / "results.json", results)
-    print(f"All {len(results)} detections as COCO results: {options.out / 'results.json'}")
+    write_json(options.out / "results.json", found)
+    print(f"All {len(found)} detections as COCO results: {options.out / 'results.json'}")
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -165,6 +177,14 @@ def make_toybox(options: argparse.Namespace) -> None:
         config=ToyboxConfig(),
     )
     print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
+
+
+def get_coco(options: argparse.Namespace) -> None:
+    """COCO 2017's own pictures and annotations, fetched or from archives that are there."""
+    fetch_coco(options.root, options.split, base_url=options.base_url, archives=options.archives)
+    first = options.split[0]
+    splits = "" if len(set(options.split)) > 1 else f" --split {first} --val-split {first}"
+    print(f"Next: python -m minimaskrcnn train --data {options.root}{splits} --out runs/coco")
 
 
 def demo_scenes(out: Path) -> Path:

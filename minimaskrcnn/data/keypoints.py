@@ -10,6 +10,7 @@ import numpy as np
 from minimaskrcnn.data.segmentation import parse_field
 
 NUM_KEYPOINTS = 17
+FARTHEST_POINT = 1e6  # pixels; no picture is as large, and float32 still has a sixteenth of a pixel there
 
 
 class KeypointTable(NamedTuple):
@@ -19,7 +20,7 @@ class KeypointTable(NamedTuple):
     points: np.ndarray  # float32 [P + 1, 17, 3]; the last row is for annotations without: zeros
 
 
-def make_table(found: dict[int, np.ndarray]) -> KeypointTable:
+def table_of_keypoints(found: dict[int, np.ndarray]) -> KeypointTable:
     """The table of keypoints float32 [17, 3] by annotation id."""
     ids = sorted(found)
     absent = np.zeros((NUM_KEYPOINTS, 3), np.float32)
@@ -32,6 +33,8 @@ def parse_keypoints(entry: dict[str, Any]) -> np.ndarray:
     points = numbers.reshape(NUM_KEYPOINTS, 3)
     if not np.isin(points[:, 2], (0, 1, 2)).all():
         raise ValueError(f"a keypoint's v must be 0, 1 or 2, got {points[:, 2].tolist()}")
+    if np.abs(points).max() > FARTHEST_POINT:
+        raise ValueError(f"a keypoint lies at {np.abs(points).max():g}")
     return np.where(points[:, 2:] > 0, points, 0).astype(np.float32)
 
 

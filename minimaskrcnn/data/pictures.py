@@ -10,6 +10,9 @@
 Left out: colour profiles, animation (the first frame counts).
 """
 
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +34,52 @@ UPRIGHT = {  # its values, and what turns the stored picture upright
     8: Image.Transpose.ROTATE_90,
 }
 
+# What Pillow 10 to 13 raises for damaged files of its 30 formats: it parses most of them without checks.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+
+
+def most_pixels() -> float:
+    """How many pixels Pillow lets a picture have: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million unless changed."""
+    return float("inf") if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
 
 def read_image(path: Path, image_size: ImageSize | None = None) -> Float[Tensor, "3 h w"]:
     """The picture in a file, float32 in 0..1.
 
     `image_size` is the (height, width) that the annotation file states.  ValueError where the picture fits it
-    neither upright nor as stored, and for a file that is no picture or is cut short; FileNotFoundError where
-    there is none.
+    neither upright nor as stored, and for a file that is no picture, is cut short, or has more pixels than
+    `most_pixels`; FileNotFoundError where there is none.
     """
     try:
-        with Image.open(path) as picture:
-            pixels = _rgb_pixels(_turn_upright(picture, image_size))
+        # A device or a pipe of that name could be read forever.
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of damaged metadata and of large pictures
+            with Image.open(path) as picture:
+                pixels = _rgb_pixels(_turn_upright(picture, image_size))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{path}: a picture of more than {most_pixels():,} pixels, perhaps a decompression bomb; if it is "
+            "none, raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from None
+    except BROKEN as error:
+        reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        raise ValueError(f"{path}: {'an empty file' if _is_empty(path) else reason}") from error
     return torch.from_numpy(to_float(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
 
 
@@ -58,16 +92,30 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.dtype == np.float32 else np.true_divide(pixels, np.float32(255), dtype=np.float32)
 
 
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == 0
+    except (OSError, ValueError):
+        return False
+
+
 def _turn_upright(picture: Image.Image, image_size: ImageSize | None) -> Image.Image:
+    if image_size is not None and picture.width * picture.height > image_size[0] * image_size[1]:
+        # Before it is decoded: it may be too large for the memory.
+        raise ValueError(_mismatch((picture.height, picture.width), image_size))
     picture.load()  # Pillow turns a TIFF upright here, and then reports no orientation
     stored = (picture.height, picture.width)
     orientation = picture.getexif().get(ORIENTATION, 1)
     upright = stored[::-1] if orientation in (5, 6, 7, 8) else stored
     if image_size is not None and image_size not in (stored, upright):
-        raise ValueError(f"its (height, width) is {upright}, the annotation file says {image_size}")
+        raise ValueError(_mismatch(upright, image_size))
     if orientation not in UPRIGHT or image_size not in (None, upright):
         return picture
     return picture.transpose(UPRIGHT[orientation])
+
+
+def _mismatch(found: ImageSize, stated: ImageSize) -> str:
+    return f"its (height, width) is {found}, the annotation file says {stated}"
 
 
 def _rgb_pixels(picture: Image.Image) -> np.ndarray:

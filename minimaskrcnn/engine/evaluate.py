@@ -98,7 +98,8 @@ def coco_metrics(annotations: Path, results: list[Result], image_ids: list[int] 
     """
     content = json.loads(annotations.read_bytes())
     objects = content["annotations"]
-    outlined = [annotation for annotation in objects if annotation.get("segmentation")]
+    outlined = [_without_lines(annotation) for annotation in objects]
+    outlined = [annotation for annotation in outlined if annotation.get("segmentation")]
     with contextlib.redirect_stdout(io.StringIO()):
         metrics = {"bbox": _summarize(_index(content, objects), results, "bbox", image_ids)}
         if all("segmentation" in result for result in results) and (outlined or not objects):
@@ -112,14 +113,27 @@ def coco_metrics(annotations: Path, results: list[Result], image_ids: list[int] 
     return metrics
 
 
+def _without_lines(annotation: Result) -> Result:
+    """The annotation as it is, unless pycocotools would fail on it: on a first polygon of two points, or a point."""
+    parts = annotation.get("segmentation")
+    if not isinstance(parts, list) or not parts or (len(parts[0]) > 4 and min(map(len, parts)) > 2):
+        return annotation
+    return {**annotation, "segmentation": [part for part in parts if len(part) > 4]}
+
+
 def _index(content: dict[str, Any], annotations: list[Result]) -> COCO:
     """pycocotools' table of `annotations`, with the fields that it needs and a file may leave out."""
     truth = COCO()
-    defaults = ({"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]} for row in annotations)
-    rows = [{**default, **row} for default, row in zip(defaults, annotations)]
+    rows = [{**_defaults(row), **row} for row in annotations]
     truth.dataset = {"images": content["images"], "categories": content["categories"], "annotations": rows}
     truth.createIndex()
     return truth
+
+
+def _defaults(row: Result) -> Result:
+    points = row.get("keypoints")
+    labelled = sum(v in (1, 2) for v in points[2::3]) if isinstance(points, list) else 0
+    return {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], "num_keypoints": labelled}
 
 
 def _summarize(

@@ -1,0 +1,183 @@
+"""Findings of annotations: of each entry by itself, and of what opened, by the rules of training.
+
+The table of findings and their levels is in `check.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from reprlib import repr as short
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from minimaskrcnn.data import coco_json
+from minimaskrcnn.data.coco_json import Annotation, Entry, ImageRecord, Known
+from minimaskrcnn.data.coco_table import (
+    AnnotationTable,
+    decode_row,
+    far_rows,
+    reasons_to_skip,
+    sizes_of,
+    sizes_of_rows,
+)
+from minimaskrcnn.data.crossings import crossing_rows
+from minimaskrcnn.data.keypoints import parse_keypoints
+from minimaskrcnn.data.segmentation import parse_segmentation
+
+Level = Literal["error", "skipped", "warning"]
+LEAVES_BY = 1.0  # pixels; COCO's own boxes leave their pictures by up to a hundredth
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, with the entry it is about where there is one."""
+
+    level: Level
+    file: Path
+    image_id: int | None
+    annotation_id: int | None
+    sentence: str
+
+    def __str__(self) -> str:
+        ids = (("image", self.image_id), ("annotation", self.annotation_id))
+        place = "".join(f"{name} {id}: " for name, id in ids if id is not None)
+        return f"{self.level}: {self.file}: {place}{self.sentence}"
+
+
+def objects(file: Path, content: Entry, key: str) -> Iterator[Finding | tuple[int, Entry]]:
+    """The objects of a list with their positions; a finding for what is none."""
+    found = content.get(key)
+    if not isinstance(found, list):
+        yield Finding("error", file, None, None, f"{key!r} must be a list of objects, got {short(found)}")
+        return
+    for position, entry in enumerate(found):
+        if isinstance(entry, dict):
+            yield position, entry
+        else:
+            sentence = f"{key!r} must be a list of objects, entry {position} is {short(entry)}"
+            yield Finding("error", file, None, None, sentence)
+
+
+def check_annotations(
+    file: Path, content: Entry, known: Known, keypoints: bool, good: list[Annotation]
+) -> Iterator[Finding]:
+    """Findings of single annotations; those that open are appended to `good`."""
+    ids: list[int] = []
+    found = content.get("annotations")
+    some = isinstance(found, list) and any(
+        isinstance(entry, dict) and "keypoints" in entry for entry in found
+    )
+    for item in objects(file, content, "annotations"):
+        if isinstance(item, Finding):
+            yield item
+            continue
+        position, entry = item
+        id, image_id = integer_or_none(entry), integer_or_none(entry, "image_id")
+        if id is not None:
+            ids.append(id)
+        at = "" if id is not None else f"annotation at position {position}: "
+        try:
+            good.append(coco_json.parse_annotation(entry, known))
+        except ValueError:
+            for sentence in _all_problems(entry, known):
+                yield Finding("error", file, image_id, id, at + sentence)
+        for level, sentence in _keypoint_problems(entry, known, keypoints, some):
+            yield Finding(level, file, image_id, id, at + sentence)
+        if id == 0:
+            sentence = "pycocotools takes id 0 for no match: whatever finds this object counts as wrong"
+            yield Finding("warning", file, image_id, id, sentence)
+        for count in _short_polygons(entry):
+            sentence = f"a polygon of {count} numbers encloses nothing and is dropped"
+            yield Finding("warning", file, image_id, id, at + sentence)
+    for id in coco_json.repeated(ids):
+        yield Finding("error", file, None, id, f"annotation id {id} occurs more than once")
+
+
+def _all_problems(entry: Entry, known: Known) -> Iterator[str]:
+    """A sentence for each field that does not open."""
+    fields: list[Callable[[], object]] = [
+        lambda: coco_json.integer(entry, "id"),
+        lambda: coco_json.known_image(entry, known),
+        lambda: coco_json.known_category(entry, known),
+        lambda: coco_json.parse_crowd(entry),
+        lambda: coco_json.parse_box(entry),
+        lambda: coco_json.parse_area(entry),
+    ]
+    index = known.index_of.get(integer_or_none(entry, "image_id"))
+    if index is not None:  # run lengths need the picture's size
+        fields.append(lambda: parse_segmentation(entry.get("segmentation"), known.sizes[index]))
+    for field in fields:
+        try:
+            field()
+        except ValueError as error:
+            yield str(error)
+
+
+def _keypoint_problems(entry: Entry, known: Known, required: bool, some: bool) -> Iterator[tuple[Level, str]]:
+    if "keypoints" not in entry and not required:
+        if some:
+            yield "warning", "no keypoints, which others have: a keypoint model cannot train on this file"
+        return
+    try:
+        points = parse_keypoints(entry)
+    except ValueError as error:
+        yield "error", str(error)
+        return
+    index = known.index_of.get(integer_or_none(entry, "image_id"))
+    if index is not None:
+        height, width = known.sizes[index]
+        x, y, v = points.T
+        outside = (v > 0) & ~((x >= 0) & (y >= 0) & (x <= width) & (y <= height))
+        if outside.any():
+            x, y, _ = points[outside][0].tolist()
+            number = int(outside.sum())
+            yield "warning", f"{number} labelled keypoints outside the picture, the first at ({x:g}, {y:g})"
+
+
+def _short_polygons(entry: Entry) -> Iterator[int]:
+    outline = entry.get("segmentation")
+    if isinstance(outline, list):
+        yield from (len(part) for part in outline if isinstance(part, list) and len(part) in (0, 2, 4))
+
+
+def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
+    """Findings of what opened: what is skipped, what is used with a warning, what is too far away."""
+    sizes = sizes_of(images)
+    row_sizes = sizes_of_rows(table, sizes)
+    image_of = np.repeat([record.id for record in images], np.diff(table.first_row))
+
+    def finding(level: Level, row: int, sentence: str) -> Finding:
+        return Finding(level, file, int(image_of[row]), int(table.id[row]), sentence)
+
+    far = far_rows(table, row_sizes)
+    for row in np.flatnonzero(far).tolist():
+        try:
+            decode_row(table, row, tuple(row_sizes[row].tolist()))
+        except ValueError as error:
+            yield finding("error", row, str(error).removeprefix(f"annotation {table.id[row]}: "))
+    near = table._replace(crowd=table.crowd | far)  # nothing is asked of a crowd
+    used = ~table.crowd
+    for reason, rows in reasons_to_skip(near, sizes, len(table.numbers) > 0).items():
+        used[rows] = False
+        for row in rows.tolist():
+            yield finding("skipped", row, f"{reason}: bbox {_numbers(table.bbox[row])}")
+    corners = np.concatenate(
+        [-table.bbox[:, :2], table.bbox[:, :2] + table.bbox[:, 2:] - row_sizes[:, ::-1]], 1
+    )
+    leaves = (corners > LEAVES_BY).any(axis=1) & used
+    for row in np.flatnonzero(leaves).tolist():
+        size = tuple(row_sizes[row].tolist())
+        sentence = (
+            f"box {_numbers(table.bbox[row])} leaves the picture of (height, width) {size} and is cut to it"
+        )
+        yield finding("warning", row, sentence)
+    for row in np.flatnonzero(crossing_rows(table) & ~far).tolist():
+        yield finding("warning", row, "a polygon crosses itself; it is rasterised even-odd")
+
+
+def integer_or_none(entry: Entry, key: str = "id") -> int | None:
+    value = entry.get(key)
+    return value if type(value) is int else None
+
+
+def _numbers(values: np.ndarray) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values.tolist()) + "]"

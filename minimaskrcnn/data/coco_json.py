@@ -1,0 +1,202 @@
+"""Reading COCO's JSON: each entry checked, with a sentence for whatever is not COCO's.
+
+`coco.py` opens a file with these functions and stops at the first sentence; `check.py` goes on and lists all.
+What a number means for training (an object without area, a box outside) is decided in `coco_table.py`.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path, PureWindowsPath
+from reprlib import repr as short
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minimaskrcnn.data.pictures import most_pixels
+from minimaskrcnn.data.segmentation import Segmentation, parse_field, parse_segmentation
+from minimaskrcnn.data.transforms import ImageSize
+
+Entry = dict[str, Any]
+
+
+class Category(NamedTuple):
+    """One class of objects, with the id that the annotation file gives it."""
+
+    id: int
+    name: str
+
+
+class ImageRecord(NamedTuple):
+    """One picture as the annotation file lists it."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class Annotation(NamedTuple):
+    """One object of the annotation file, checked."""
+
+    id: int
+    image: int  # index into the list of records
+    category_id: int
+    crowd: bool
+    bbox: np.ndarray  # float64 [4]: x, y, width, height
+    segmentation: Segmentation
+
+
+class Known(NamedTuple):
+    """What annotations may refer to."""
+
+    index_of: dict[int, int]  # image id -> index
+    sizes: list[ImageSize]
+    category_ids: set[int]
+
+
+def known_to(images: Iterable[ImageRecord], categories: Iterable[Category]) -> Known:
+    """The ids of these pictures and categories."""
+    images = list(images)
+    index_of = {record.id: index for index, record in enumerate(images)}
+    return Known(index_of, [(r.height, r.width) for r in images], {category.id for category in categories})
+
+
+def read_json(file: Path) -> Entry:
+    """The object in a JSON file.  FileNotFoundError; ValueError for no JSON, or JSON that is no object."""
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file}: no such annotation file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not JSON in UTF-8: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: not COCO's: nested too deeply to be read") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file}: expected an object with images, annotations and categories, got {short(content)}"
+        )
+    return content
+
+
+def entries(file: Path, content: Entry, key: str) -> list[Entry]:
+    """The list of objects under `key`; ValueError for anything else."""
+    found = content.get(key)
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise ValueError(f"{file}: {key!r} must be a list of objects, got {short(found)}")
+    return found
+
+
+def describe(what: str, entry: Any) -> str:
+    """How messages name an entry: by its id, a category whole."""
+    return f"{what} {short(entry if what == 'category' else entry.get('id'))}"
+
+
+def read_all(file: Path, content: Entry, key: str, what: str, parse: Callable[[Entry], Any]) -> list[Any]:
+    """Every entry under `key`, parsed, with ids that occur once.  ValueError names file and entry."""
+    found = []
+    for entry in entries(file, content, key):
+        try:
+            found.append(parse(entry))
+        except ValueError as error:
+            raise ValueError(f"{file}: {describe(what, entry)}: {error}") from None
+    for id in repeated(item.id for item in found):
+        raise ValueError(f"{file}: {what} id {id} occurs more than once")
+    return found
+
+
+def repeated(ids: Iterable[int]) -> list[int]:
+    """The ids that occur more than once."""
+    ids = list(ids)
+    return [id for id, count in Counter(ids).items() if count > 1] if len(set(ids)) < len(ids) else []
+
+
+def parse_category(entry: Entry) -> Category:
+    return Category(integer(entry, "id"), text(entry, "name"))
+
+
+def parse_image(entry: Entry) -> ImageRecord:
+    """ValueError also for a name that leads out of the folder and a size that no picture may have."""
+    height, width = integer(entry, "height"), integer(entry, "width")
+    record = ImageRecord(integer(entry, "id"), _inside(text(entry, "file_name")), height, width)
+    if min(height, width) < 1:
+        raise ValueError(f"(height, width) must be positive, got {(height, width)}")
+    if height * width > most_pixels():
+        raise ValueError(f"(height, width) {(height, width)} is over the limit of {most_pixels()} pixels")
+    return record
+
+
+def parse_annotation(entry: Entry, known: Known) -> Annotation:
+    """ValueError for the first field that is not COCO's."""
+    image = known_image(entry, known)
+    category_id, crowd = known_category(entry, known), parse_crowd(entry)
+    bbox, segmentation = parse_box(entry), parse_segmentation(entry.get("segmentation"), known.sizes[image])
+    parse_area(entry)
+    return Annotation(integer(entry, "id"), image, category_id, crowd, bbox, segmentation)
+
+
+def known_image(entry: Entry, known: Known) -> int:
+    """The picture's index."""
+    id = integer(entry, "image_id")
+    if id not in known.index_of:
+        raise ValueError(f"no image has its image_id {id}")
+    return known.index_of[id]
+
+
+def known_category(entry: Entry, known: Known) -> int:
+    id = integer(entry, "category_id")
+    if id not in known.category_ids:
+        raise ValueError(f"no category has its category_id {id}")
+    return id
+
+
+def parse_crowd(entry: Entry) -> bool:
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise ValueError(f"'iscrowd' must be 0 or 1, got {short(crowd)}")
+    return bool(crowd)
+
+
+def parse_box(entry: Entry) -> np.ndarray:
+    return parse_field(entry, "bbox", 4, "[x, y, width, height]")
+
+
+def parse_area(entry: Entry) -> None:
+    """Evaluation compares the area, where there is one; a file may leave it out."""
+    area = entry.get("area", 0)
+    if not isinstance(area, int | float) or not math.isfinite(area):
+        raise ValueError(f"'area' must be a finite number, got {short(area)}")
+
+
+def integer(entry: Entry, key: str) -> int:
+    value = entry.get(key)
+    if type(value) is not int:
+        raise ValueError(f"{key!r} must be an integer, got {short(value)}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{key!r} must be an integer of 64 bits, got {short(value)}")
+    return value
+
+
+def text(entry: Entry, key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key!r} must be a text, got {short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character, which no file name or terminal can hold
+        raise ValueError(f"{key!r} must be a text in Unicode, got {short(value)}") from None
+    return value
+
+
+def _inside(file_name: str) -> str:
+    """The name, unless it leads out of the folder on any system."""
+    path = PureWindowsPath(file_name)  # knows both separators, and drives
+    if path.anchor or ".." in path.parts or "\0" in file_name:
+        raise ValueError(f"file_name {file_name!r} leaves the image folder")
+    # What Linux, macOS and Windows allow; beyond it, even asking whether there is such a file fails.
+    if len(file_name.encode()) > 1000 or max(len(part.encode()) for part in path.parts or [""]) > 255:
+        raise ValueError(f"file_name {short(file_name)} is too long for a file")
+    return file_name

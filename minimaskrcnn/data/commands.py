@@ -1,0 +1,56 @@
+"""What the command line does about damaged data: `data check`, and the line that `train` begins with."""
+
+import argparse
+from collections import Counter
+
+from minimaskrcnn.data.check import check_files, check_folder
+from minimaskrcnn.data.coco import CocoDataset
+
+LISTS_THEM = "`minimaskrcnn data check` lists them"
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print every finding, one a line; returns the exit code: 1 where training would stop or skip something."""
+    if options.directory is not None:
+        if options.images is not None or options.annotations is not None:
+            raise ValueError("give DIR, or --images with --annotations, not both")
+        findings = check_folder(options.directory, options.split, pictures=options.pictures)
+    elif options.images is None or options.annotations is None:
+        raise ValueError("give DIR in COCO's layout, or --images DIR with --annotations FILE")
+    else:
+        findings = check_files(options.images, options.annotations, pictures=options.pictures)
+    counts: Counter[str] = Counter()
+    for finding in findings:
+        counts[finding.level] += 1
+        print(" ".join(str(finding).split()))
+    print(f"{counts['error']} errors, {counts['skipped']} skipped annotations, {counts['warning']} warnings")
+    return int(counts["error"] + counts["skipped"] > 0)
+
+
+def find_pictures(dataset: CocoDataset) -> None:
+    """FileNotFoundError where pictures are missing, ValueError where one is empty: at the start, not hours later."""
+    paths = [dataset.folder / record.file_name for record in dataset.images]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        more = f" ({len(absent)} of {len(paths)} are missing; {LISTS_THEM})" if len(absent) > 1 else ""
+        raise FileNotFoundError(f"{absent[0]}: no such picture{more}")
+    for path in paths:
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path}: an empty file")
+
+
+def describe_skipped(dataset: CocoDataset, strict: bool) -> str:
+    """One line about the objects that training leaves out, empty where there are none; with `strict`, ValueError."""
+    skipped = dataset.skipped()
+    if not skipped:
+        return ""
+    number = sum(map(len, skipped.values()))
+    reasons = ", ".join(f"{len(ids)} {reason}" for reason, ids in skipped.items())
+    if strict:
+        reason, ids = next(iter(skipped.items()))
+        raise ValueError(
+            f"{dataset.annotation_file}: annotation {ids[0]}: {reason}; --strict stops at {number}: {reasons}; "
+            f"{LISTS_THEM}"
+        )
+    noun = "annotation" if number == 1 else "annotations"
+    return f"skipped {number} {noun}: {reasons}; {LISTS_THEM}"

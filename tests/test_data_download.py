@@ -1,0 +1,447 @@
+"""Downloads from a server that breaks off, lies about sizes, sends errors and other files, or is silent."""
+
+import hashlib
+import io
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from servers import (
+    BODY,
+    Behaviour,
+    Handler,
+    breaks_at,
+    closed_port,
+    error,
+    hangs_up,
+    honest,
+    noise,
+    other_part,
+    page,
+    serving,
+    silent,
+    stalls_at,
+    unannounced,
+    whole,
+    zipped,
+)
+
+from minimaskrcnn.data.download import Patience, check_archive, download, partial_of
+
+SIZE, MD5 = len(BODY), hashlib.md5(BODY).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ThreadingHTTPServer]:
+    with pytest.MonkeyPatch.context() as patch, serving() as server:
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield server
+
+
+@pytest.fixture
+def server(running) -> ThreadingHTTPServer:
+    running.script, running.asked, running.content = [], [], {}
+    return running
+
+
+class Fetch:
+    """`download` to `target`, with its waits and lines kept instead of waited for and printed."""
+
+    def __init__(self, server: ThreadingHTTPServer, folder: Path) -> None:
+        self.server, self.target = server, folder / "val2017.zip"
+        self.waits: list[float] = []
+        self.lines: list[str] = []
+
+    def __call__(
+        self, *script: Behaviour, size: int | None = SIZE, md5: str | None = MD5, **patience: object
+    ) -> None:
+        self.server.script[:], self.server.asked[:] = script, []
+        patience = Patience(sleep=self.waits.append, **{"timeout": 5.0, **patience})
+        url = f"{self.server.url}/zips/val2017.zip"
+        download(url, self.target, size=size, md5=md5, patience=patience, say=self.lines.append)
+
+    @property
+    def kept(self) -> bytes | None:
+        path = partial_of(self.target)
+        return path.read_bytes() if path.exists() else None
+
+    def assert_whole(self) -> None:
+        assert self.target.read_bytes() == BODY and self.kept is None
+
+    def assert_nothing_final(self) -> None:
+        assert not self.target.exists()
+
+
+@pytest.fixture
+def fetch(server, tmp_path) -> Fetch:
+    return Fetch(server, tmp_path / "coco")
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_an_honest_server(fetch, size):
+    fetch(size=size)
+    fetch.assert_whole()
+    assert (fetch.server.asked, fetch.waits, fetch.lines) == ([None], [], [])
+    assert [path.name for path in fetch.target.parent.iterdir()] == ["val2017.zip"]
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_a_broken_download_goes_on_where_it_stopped(fetch, size):
+    fetch(breaks_at(10_000), breaks_at(30_000), size=size)
+    fetch.assert_whole()
+    assert fetch.server.asked == [None, "bytes=10000-", "bytes=30000-"]
+    # Each attempt brought something, so the wait does not grow.
+    assert fetch.waits == [1, 1]
+    assert "have 10.0 kB" in fetch.lines[0] and fetch.server.url in fetch.lines[0]
+
+
+def test_breaks_do_not_count_while_bytes_come(fetch):
+    breaks = range(1000, SIZE, 1000)
+    fetch(*(breaks_at(upto) for upto in breaks), attempts=2)
+    fetch.assert_whole()
+    assert len(fetch.waits) == len(breaks)
+
+
+def test_giving_up_keeps_what_came(fetch):
+    with pytest.raises(ConnectionError, match=r"broke off.*\(10\.0 kB are kept in .*val2017\.zip\.partial\)"):
+        fetch(breaks_at(10_000), *[hangs_up] * 3, attempts=4)
+    assert fetch.waits == [1, 2, 4] and fetch.kept == BODY[:10_000]
+    fetch.assert_nothing_final()
+    fetch()
+    fetch.assert_whole()
+    assert fetch.server.asked == ["bytes=10000-"]
+
+
+def test_a_wait_is_bounded(fetch):
+    with pytest.raises(ConnectionError):
+        fetch(*[hangs_up] * 8, attempts=8, first_wait=4.0, longest_wait=20.0)
+    assert fetch.waits == [4, 8, 16, 20, 20, 20, 20]
+
+
+def test_a_server_without_ranges_starts_over(fetch):
+    fetch(breaks_at(10_000), whole)
+    fetch.assert_whole()
+    assert fetch.server.asked == [None, "bytes=10000-"]
+    assert any("does not continue downloads; starting over" in line for line in fetch.lines)
+
+
+def test_a_server_without_ranges_that_always_breaks_is_given_up(fetch):
+    with pytest.raises(ConnectionError, match="ended early"):
+        fetch(*[partial(whole, upto=upto) for upto in (10_000, 5_000, 9_000, 10_000)], attempts=4)
+    # Bytes that were here before are no progress.
+    assert fetch.waits == [1, 2, 4] and fetch.kept == BODY[:10_000]
+
+
+@pytest.mark.parametrize("announced", [None, "", "bytes 7-", "bytes */9", "words 10000-20000/30000"])
+def test_another_part_than_the_one_asked_for_starts_over(fetch, announced):
+    fetch(breaks_at(10_000), partial(other_part, announced=announced))
+    fetch.assert_whole()
+    assert fetch.server.asked == [None, "bytes=10000-", None]
+    assert any("asked for bytes 10000-" in line for line in fetch.lines)
+
+
+def test_a_part_without_a_total_and_a_shorter_part(fetch):
+    def piece(handler: Handler, body: bytes, start: int) -> None:
+        handler.begin(206, Content_Range=f"bytes {start}-{start + 99}/*", Content_Length=100)
+        handler.wfile.write(body[start : start + 100])
+
+    fetch(breaks_at(10_000), piece)
+    fetch.assert_whole()
+    assert fetch.server.asked == [None, "bytes=10000-", "bytes=10100-"]
+
+
+@pytest.mark.parametrize("length", [SIZE - 500, SIZE + 500])
+def test_a_wrong_content_length_against_a_known_size(fetch, length):
+    with pytest.raises(ValueError, match=rf"expected {SIZE} bytes, the server offers {length}"):
+        fetch(partial(whole, length=length))
+    fetch.assert_nothing_final()
+    assert fetch.waits == []
+
+
+def test_a_content_length_too_small_without_a_known_size(fetch):
+    with pytest.raises(ValueError, match=r"expected a whole zip archive.*removed"):
+        fetch(partial(whole, length=SIZE - 500), size=None, md5=None)
+    fetch.assert_nothing_final()
+    assert fetch.kept is None
+
+
+def test_a_content_length_too_large_without_a_known_size(fetch):
+    # The rest does not exist: the server says so when it is asked for.
+    fetch(partial(whole, length=SIZE + 500), size=None)
+    fetch.assert_whole()
+    assert any(f"changed from {SIZE + 500} to {SIZE} bytes" in line for line in fetch.lines)
+
+
+def test_a_body_longer_than_the_known_size(fetch):
+    def longer(handler: Handler, body: bytes, start: int) -> None:
+        handler.begin(200)
+        handler.wfile.write(body + bytes(1000))
+
+    fetch(longer)
+    fetch.assert_whole()
+    assert fetch.waits == [] and len(fetch.server.asked) == 1
+
+
+def test_a_body_of_unannounced_length(fetch):
+    fetch(unannounced, size=None)
+    fetch.assert_whole()
+
+
+def test_a_file_that_changes_on_the_server(fetch):
+    before = zipped({"val2017/1.jpg": noise(40_000, 9)})
+
+    def old(handler: Handler, body: bytes, start: int) -> None:
+        honest(handler, before, start, upto=10_000)
+
+    fetch(old, size=None)
+    fetch.assert_whole()
+    assert any(f"changed from {len(before)} to {SIZE} bytes; starting over" in line for line in fetch.lines)
+
+
+def test_a_known_size_and_a_file_that_changed(fetch):
+    fetch.target.parent.mkdir()
+    partial_of(fetch.target).write_bytes(BODY[:5000])
+    fetch.server.content["/zips/val2017.zip"] = BODY + b"more"
+    with pytest.raises(ValueError, match=f"expected {SIZE} bytes, the server offers {SIZE + 4}"):
+        fetch()
+    assert fetch.kept == BODY[:5000]
+
+
+def leave(fetch: Fetch, content: bytes) -> None:
+    fetch.target.parent.mkdir(exist_ok=True)
+    partial_of(fetch.target).write_bytes(content)
+
+
+def test_a_partial_file_that_is_whole_needs_no_server(fetch):
+    leave(fetch, BODY)
+    fetch(hangs_up)
+    fetch.assert_whole()
+    assert fetch.server.asked == []
+
+
+def test_a_whole_partial_file_of_unknown_size(fetch):
+    leave(fetch, BODY)
+    fetch(size=None)
+    fetch.assert_whole()
+    assert fetch.server.asked == [f"bytes={SIZE}-"]
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_a_partial_file_longer_than_the_archive_starts_over(fetch, size):
+    leave(fetch, BODY + b"more")
+    fetch(size=size)
+    fetch.assert_whole()
+    assert any("starting over" in line for line in fetch.lines)
+    assert fetch.server.asked == ([None] if size else [f"bytes={SIZE + 4}-", None])
+
+
+def test_a_partial_file_of_something_else_is_fetched_once_more(fetch):
+    leave(fetch, bytes(5000))
+    fetch()
+    fetch.assert_whole()
+    assert fetch.server.asked == ["bytes=5000-", None]
+    assert re.search(rf"expected MD5 {MD5}, found [0-9a-f]+; .*starting over", fetch.lines[-1])
+
+
+def test_a_wrong_checksum(fetch):
+    with pytest.raises(ValueError, match=rf"expected MD5 {'0' * 32}, found {MD5}; removed"):
+        fetch(md5="0" * 32)
+    fetch.assert_nothing_final()
+    assert fetch.kept is None and len(fetch.server.asked) == 1
+
+
+def test_a_wrong_checksum_of_a_continued_file_is_an_error_the_second_time(fetch):
+    leave(fetch, BODY[:5000])
+    with pytest.raises(ValueError, match="expected MD5"):
+        fetch(md5="0" * 32)
+    assert fetch.server.asked == ["bytes=5000-", None] and fetch.kept is None
+
+
+@pytest.mark.parametrize("status", [404, 408, 429, 500, 502, 503, 504])
+def test_errors_that_pass(fetch, status):
+    fetch(error(status), error(status))
+    fetch.assert_whole()
+    assert fetch.waits == [1, 2] and f"error {status}" in fetch.lines[0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 410, 501, 304, 204])
+def test_errors_that_do_not_pass(fetch, status):
+    with pytest.raises(ConnectionError, match=f"error {status}"):
+        fetch(error(status))
+    assert fetch.waits == [] and len(fetch.server.asked) == 1
+    fetch.assert_nothing_final()
+
+
+def test_errors_keep_what_came(fetch):
+    with pytest.raises(ConnectionError, match=r"error 500 \(10\.0 kB are kept"):
+        fetch(breaks_at(10_000), *[error(500)] * 5)
+    assert fetch.kept == BODY[:10_000]
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("100000", 60), ("0", 1), ("Wed, 21 Oct 2026", 1)])
+def test_the_server_says_how_long_to_wait(fetch, asked, waited):
+    fetch(error(503, Retry_After=asked))
+    assert fetch.waits == [waited]
+
+
+def test_redirection(fetch):
+    fetch(error(302, Location="/elsewhere/val2017.zip"), breaks_at(10_000), error(301, Location="/third.zip"))
+    fetch.assert_whole()
+    # The range is asked for again at the new address.
+    assert fetch.server.asked == [None, None, "bytes=10000-", "bytes=10000-"]
+
+
+def test_redirection_in_a_circle_or_to_a_file(fetch, tmp_path):
+    (tmp_path / "secret.zip").write_bytes(BODY)
+    for target in ("/zips/val2017.zip", (tmp_path / "secret.zip").as_uri()):
+        with pytest.raises(ConnectionError, match="error 302"):
+            fetch(*[error(302, Location=target)] * 12)
+        fetch.assert_nothing_final()
+
+
+@pytest.mark.parametrize("behaviour", [silent, stalls_at(10_000)])
+def test_a_silent_server(fetch, behaviour):
+    fetch(behaviour, timeout=0.2)
+    fetch.assert_whole()
+    assert fetch.waits and "the server is silent" in fetch.lines[0]
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_a_web_page_instead_of_an_archive(fetch, size):
+    with pytest.raises(ConnectionError, match=r"no zip archive \(text/html, begins b'<html>Please log in"):
+        fetch(page, size=size)
+    assert fetch.kept is None and fetch.waits == []
+    leave(fetch, BODY[:5000])
+    with pytest.raises(ConnectionError, match="no zip archive"):
+        fetch(page, size=size)
+    # What came before it is not lost.
+    assert fetch.kept == BODY[:5000]
+
+
+def test_an_empty_answer(fetch):
+    def empty(handler: Handler, body: bytes, start: int) -> None:
+        handler.begin(200)
+
+    fetch(empty)
+    fetch.assert_whole()
+    assert "before the first byte" in fetch.lines[0]
+
+
+def test_chunks_that_break_off(fetch):
+    def chunked(handler: Handler, body: bytes, start: int) -> None:
+        handler.begin(200, Transfer_Encoding="chunked")
+        handler.wfile.write(b"1000\r\n" + body[:0x1000] + b"\r\n1000\r\n" + body[0x1000:0x1800])
+
+    Handler.protocol_version = "HTTP/1.1"
+    try:
+        fetch(chunked, size=None)
+    finally:
+        Handler.protocol_version = "HTTP/1.0"
+    fetch.assert_whole()
+    assert fetch.server.asked == [None, f"bytes={0x1800}-"]
+
+
+def test_no_server(fetch):
+    url, waits = f"http://127.0.0.1:{closed_port()}/x.zip", fetch.waits
+    with pytest.raises(ConnectionError, match="no connection"):
+        download(url, fetch.target, patience=Patience(attempts=3, sleep=waits.append), say=print)
+    assert fetch.waits == [1, 2]
+    fetch.assert_nothing_final()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b.zip", "http://[::1/x.zip"])
+def test_addresses_that_are_none(url, tmp_path):
+    with pytest.raises(ValueError):
+        download(url, tmp_path / "x.zip", patience=Patience(sleep=lambda seconds: pytest.fail("waited")))
+
+
+def test_a_full_disk_is_no_broken_connection(fetch, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, block: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r": Full() if mode in ("wb", "ab") else opened(path, mode)
+    )
+    with pytest.raises(OSError, match="No space left"):
+        fetch()
+    assert fetch.waits == []
+
+
+def test_interruption_keeps_what_came(fetch):
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    fetch.server.script[:] = [breaks_at(10_000)]
+    with pytest.raises(KeyboardInterrupt):
+        download(
+            f"{fetch.server.url}/x.zip",
+            fetch.target,
+            size=SIZE,
+            patience=Patience(sleep=interrupted),
+            say=print,
+        )
+    assert fetch.kept == BODY[:10_000]
+    fetch.assert_nothing_final()
+
+
+def test_a_killed_run_is_continued(fetch):
+    fetch.server.script[:] = [stalls_at(30_000)] * 50
+    # The file alone, since importing the package takes seconds.
+    code = (
+        "import pathlib, runpy, sys; a = sys.argv; runpy.run_path(a[1])['download'](a[2], pathlib.Path(a[3]))"
+    )
+    url = f"{fetch.server.url}/x.zip"
+    command = [sys.executable, "-c", code, sys.modules[download.__module__].__file__, url, str(fetch.target)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 300
+        while not fetch.kept and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    kept = fetch.kept
+    assert kept and BODY.startswith(kept)
+    fetch.assert_nothing_final()
+    fetch()
+    fetch.assert_whole()
+    assert fetch.server.asked == [f"bytes={len(kept)}-"]
+
+
+BREAKS = st.integers(0, SIZE)
+BEHAVIOURS = st.one_of(
+    st.just(honest),
+    st.just(hangs_up),
+    st.just(unannounced),
+    st.just(other_part),
+    BREAKS.map(breaks_at),
+    BREAKS.map(lambda upto: partial(whole, upto=upto)),
+    st.sampled_from([404, 429, 500, 503]).map(error),
+)
+
+
+@given(script=st.lists(BEHAVIOURS, max_size=8), left=st.integers(0, SIZE + 10), known=st.booleans())
+def test_whatever_the_server_does_the_file_is_whole(running, tmp_path_factory, script, left, known):
+    running.asked, running.content, running.script = [], {}, []
+    fetch = Fetch(running, tmp_path_factory.mktemp("any"))
+    leave(fetch, (BODY + bytes(10))[:left])
+    fetch(*script, size=SIZE if known else None, attempts=30)
+    fetch.assert_whole()
+
+
+def test_checking_an_archive(tmp_path):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(BODY)
+    check_archive(archive)
+    check_archive(archive, size=SIZE, md5=MD5)
+    with pytest.raises(ValueError, match=f"expected 7 bytes, found {SIZE}"):
+        check_archive(archive, size=7)
