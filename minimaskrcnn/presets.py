@@ -162,7 +162,14 @@ def maskrcnn_toy_config(num_classes: int = 9) -> MaskRCNNConfig:
 def keypointrcnn_toy_config(num_classes: int = 2) -> MaskRCNNConfig:
     """The toy's network for the keypoints of generated people, from scratch on two CPU cores."""
     toy = maskrcnn_toy_config(num_classes)
-    return replace(toy, mask_head=None, keypoint_head=KeypointHeadConfig(channels=64, convs=4, norm="group"))
+    return replace(
+        toy,
+        # A scene has one person or two, who fill eight places as well as sixteen.
+        box_head=replace(toy.box_head, rois_per_image=16),
+        mask_head=None,
+        # Eight convolutions as in the paper: with four a joint does not see the whole of its person.
+        keypoint_head=KeypointHeadConfig(channels=64, norm="group"),
+    )
 
 
 def maskrcnn_small_config(num_classes: int = 91) -> MaskRCNNConfig:

@@ -21,7 +21,6 @@ from minimaskrcnn.box_head import sample_rois
 from minimaskrcnn.data.transforms import Target, preprocess
 from minimaskrcnn.mask_rcnn import Detection, HeadOutputs, MaskRCNN, MaskRCNNConfig, padded_size, to_pictures
 from minimaskrcnn.rpn import propose, rpn_losses
-from minimaskrcnn.weights import torchvision_coco_v1
 
 Timed = Callable[..., Any]
 # torchvision's class and backbone of the same layers.
@@ -101,7 +100,7 @@ def run(
     """Print two tables, of inference and of a training step: medians of `repeats` runs in milliseconds."""
     # Given sizes are the network's: pictures are not resized, beyond the padding.
     transform = replace(config.transform, min_sizes=(min(size),), max_size=max(size))
-    config = replace(torchvision_coco_v1(config), transform=transform)
+    config = replace(config, transform=transform)
     torch.manual_seed(0)
     model = MaskRCNN(config).to(device, memory_format=torch.channels_last)
     peer = make_peer(name, config, size)
