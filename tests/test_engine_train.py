@@ -297,7 +297,33 @@ def test_resuming_a_finished_run_evaluates_it(dataset, tmp_path):
     assert (
         run(tiny_model(), dataset, tmp_path, config, resume=True, evaluation=lambda model: METRICS) == METRICS
     )
-    assert [line["step"] for line in lines(tmp_path)] == [1]
+    assert [(line["step"], "eval" in line) for line in lines(tmp_path)] == [(1, False), (1, True)]
+
+
+def test_a_run_cut_off_before_its_evaluation_makes_up_for_it(dataset, tmp_path):
+    config = replace(SHORT, eval_every=2)
+    whole = run(tiny_model(), dataset, tmp_path / "whole", config, evaluation=lambda model: METRICS)
+    calls = []
+
+    def fails_once(model) -> dict:
+        calls.append(len(calls))
+        if len(calls) in (1, 3):
+            raise Interrupted
+        return METRICS
+
+    # Once at step 2, once at the end; each time the checkpoint of that step is there.
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run(tiny_model(), dataset, tmp_path / "cut", config, resume=True, evaluation=fails_once)
+    assert run(tiny_model(), dataset, tmp_path / "cut", config, resume=True, evaluation=fails_once) == whole
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert (
+        step_of(tmp_path / "cut" / "best.safetensors")
+        == step_of(tmp_path / "whole" / "best.safetensors")
+        == 2
+    )
+    # What is known is not computed again.
+    assert run(tiny_model(), dataset, tmp_path / "cut", config, resume=True, evaluation=interrupt) == whole
 
 
 def test_a_run_with_other_settings_is_not_resumed(dataset, tmp_path):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import training_batches
-from minimaskrcnn.distributed import mean_over_ranks, rank, wait_for_all, world_size
+from minimaskrcnn.distributed import gather_json, mean_over_ranks, rank, wait_for_all, world_size
 from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
 from minimaskrcnn.engine.evaluate import Metrics
 from minimaskrcnn.engine.settings import TrainConfig, learning_rate, make_optimizer
@@ -58,6 +58,18 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
+    def evaluation_at(self, step: int) -> Metrics | None:
+        """What was found at `step`; None where nothing was."""
+        found = [line["eval"] for line in self._lines() if "eval" in line and line["step"] == step]
+        return found[-1] if found else None
+
+    def best(self) -> float:
+        """The best score so far, or less than any."""
+        return max((_score(line["eval"]) for line in self._lines() if "eval" in line), default=-2.0)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
 
 def train_model(
     model: MaskRCNN,
@@ -94,8 +106,23 @@ def train_model(
                 path, model, optimizer, step=done, settings=settings, preset=preset, categories=categories
             )
 
-    metrics = evaluation(model) if evaluation is not None and first >= config.steps else {}
-    best = -2.0 if log is None else _best_so_far(log.path)
+    def evaluated(done: int) -> Metrics:
+        nonlocal best
+        metrics = evaluation(model)
+        # The line comes last: where it stands, the best checkpoint does too.
+        if _score(metrics) > best:
+            best = _score(metrics)
+            save(run / "best.safetensors", done)
+        if log is not None:
+            log.write(step=done, eval=metrics)
+            tqdm.write(f"step {done}: {_headline(metrics)}")
+        return metrics
+
+    # A run that was cut off between its checkpoint and its evaluation makes up for it.
+    known, best = gather_json([None, -2.0] if log is None else [log.evaluation_at(first), log.best()])[0]
+    metrics = known or {}
+    if evaluation is not None and known is None and first and _due(first, config.eval_every, config.steps):
+        metrics = evaluated(first)
     batches = _batches(dataset, config, first, workers)
     quiet = None if rank() == 0 else True
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=quiet)
@@ -108,10 +135,7 @@ def train_model(
         if _due(done, config.checkpoint_every, config.steps):
             save(last, done)
         if evaluation is not None and _due(done, config.eval_every, config.steps):
-            metrics = _evaluated(model, evaluation, log, done)
-            if _score(metrics) > best:
-                best = _score(metrics)
-                save(run / "best.safetensors", done)
+            metrics = evaluated(done)
     return metrics
 
 
@@ -143,16 +167,6 @@ def _report(log: Log | None, bar: tqdm, done: int, rate: float, losses: dict[str
     bar.set_postfix(loss=f"{values['loss']:.3f}")
 
 
-def _evaluated(
-    model: MaskRCNN, evaluation: Callable[[MaskRCNN], Metrics], log: Log | None, done: int
-) -> Metrics:
-    metrics = evaluation(model)
-    if log is not None:
-        log.write(step=done, eval=metrics)
-        tqdm.write(f"step {done}: {_headline(metrics)}")
-    return metrics
-
-
 def _score(metrics: Metrics) -> float:
     values = metrics.get("segm") or metrics.get("keypoints") or metrics.get("bbox") or {}
     return values.get("AP", -1.0)
@@ -160,8 +174,3 @@ def _score(metrics: Metrics) -> float:
 
 def _headline(metrics: Metrics) -> str:
     return ", ".join(f"{kind} AP {values['AP']:.3f}" for kind, values in metrics.items())
-
-
-def _best_so_far(log: Path) -> float:
-    lines = (json.loads(line) for line in log.read_text().splitlines())
-    return max((_score(line["eval"]) for line in lines if "eval" in line), default=-2.0)
