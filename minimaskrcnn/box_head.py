@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from minimaskrcnn.boxes import BOX_HEAD_WEIGHTS, Weights, decode_deltas, encode_deltas
 from minimaskrcnn.data.transforms import GroundTruth
-from minimaskrcnn.matching import gather_rows, match, sample, sampling_keys
+from minimaskrcnn.distributed import shared_divisor
+from minimaskrcnn.matching import Generators, gather_rows, match, sample, sampling_keys
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import nms_padded
 from minimaskrcnn.resnet import ResNetConfig, init_convolutions, make_stage
@@ -95,7 +96,7 @@ def rows_to_compute(valid: Bool[Tensor, "B S"]) -> tuple[Int[Tensor, " R"], Int[
 
 
 def sample_rois(
-    proposals: Proposals, truth: GroundTruth, config: BoxHeadConfig, generator: torch.Generator | None
+    proposals: Proposals, truth: GroundTruth, config: BoxHeadConfig, generator: Generators
 ) -> RoIs:
     """Sample RoIs from the proposals and, so that there are always some positives, the ground truth itself.
 
@@ -130,7 +131,7 @@ def box_losses(
     """Classification (cross-entropy) and box (smooth L1, objects only) loss, divided by the number of RoIs."""
     image, column = rows
     boxes, labels, valid = rois.boxes[rows], rois.labels[rows], rois.valid[rows]
-    number = valid.sum().clamp(min=1)
+    number = shared_divisor(valid.sum())
     positive = valid & (labels > 0)
     gt_boxes = truth.boxes[image, rois.gt_index[image, column]]
     # Rows without an object encode a unit box against itself: a NaN there would reach the gradient through 0 · NaN.

@@ -5,6 +5,7 @@ files under `--out`.
 """
 
 import argparse
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,18 @@ from minimaskrcnn.data.coco_archives import fetch_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
+from minimaskrcnn.distributed import processes, rank, wait_for_all, world_size
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
 from minimaskrcnn.engine import ablation_run, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
-from minimaskrcnn.engine.recipes import PRESETS, Recipe, cpu_precision, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import (
+    PRESETS,
+    Recipe,
+    cpu_precision,
+    for_processes,
+    from_scratch,
+    with_batch_size,
+)
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.presets import as_detectron2
@@ -65,7 +74,17 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train a preset on data in COCO's format; evaluate on the validation data."""
+    """Train a preset on data in COCO's format and evaluate it; alone or as one of torchrun's processes."""
+    if options.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    with processes() as device:
+        options.device = options.device or device
+        _train(options)
+
+
+def _train(options: argparse.Namespace) -> None:
     recipe = recipe_of(options.preset)
     config = _training_config(recipe, options)
     device = device_of(options)
@@ -88,12 +107,12 @@ def train(options: argparse.Namespace) -> None:
     if given is not None:
         fresh = load_matching(model, given.state_dict)
         heads = sorted({".".join(name.split(".")[:2]) for name in fresh})
-        print(f"Started from {options.weights}; start afresh: {', '.join(heads) or 'nothing'}.")
+        _say(f"Started from {options.weights}; start afresh: {', '.join(heads) or 'nothing'}.")
     model.to(device)
-    print(
+    _say(
         f"Training {options.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} "
-        f"steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {_describe(device)}.",
-        flush=True,
+        f"steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {_describe(device)}"
+        + (f", {world_size()} processes." if world_size() > 1 else ".")
     )
     metrics = train_model(
         model,
@@ -106,7 +125,8 @@ def train(options: argparse.Namespace) -> None:
         resume=options.resume,
         evaluation=lambda trained: evaluate_dataset(trained, held_out, workers=options.workers)[0],
     )
-    _finish_training(options.out, metrics)
+    if rank() == 0:
+        _finish_training(options.out, metrics)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -201,13 +221,19 @@ def recipe_of(name: str) -> Recipe:
 
 
 def _training_config(recipe: Recipe, options: argparse.Namespace) -> TrainConfig:
-    config = recipe.training
+    config = for_processes(recipe, world_size())
     if options.optimizer and options.optimizer != config.optimizer and options.lr is None:
         raise ValueError(
             f"--optimizer {options.optimizer} needs --lr: this recipe's rate is for {config.optimizer}"
         )
     if options.batch_size:
         config = with_batch_size(config, options.batch_size)
+    if config.batch_size % (world_size() * options.accumulate):
+        raise ValueError(
+            f"--batch-size {config.batch_size} cannot be shared by {world_size()} processes in {options.accumulate} "
+            "parts each"
+        )
+    config = replace(config, accumulate=options.accumulate)
     names = ("steps", "lr", "optimizer", "schedule", "precision", "seed", "eval_every")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     config = replace(config, **given)
@@ -251,7 +277,10 @@ def _open_files(images: Path, annotations: Path, people: bool) -> CocoDataset:
 def _root(options: argparse.Namespace) -> Path:
     if options.data != "toybox":
         return Path(options.data)
-    return demo_scenes(options.out)
+    if rank() == 0:
+        demo_scenes(options.out)
+    wait_for_all()
+    return options.out / "toybox"
 
 
 def _open_split(root: Path, split: str | None, kind: str, people: bool) -> CocoDataset:
@@ -328,6 +357,12 @@ def _image_ids(paths: list[Path]) -> list[int]:
     if all(stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
         return [int(stem) for stem in stems]
     return list(range(1, len(paths) + 1))
+
+
+def _say(text: str) -> None:
+    """Print it, once."""
+    if rank() == 0:
+        print(text, flush=True)
 
 
 def _finish_training(out: Path, metrics: Metrics) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minimaskrcnn.distributed import shared_divisor
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.rpn import full_precision
 
@@ -92,7 +93,7 @@ def keypoint_loss(
     target = torch.where(counts, cell, IGNORED).flatten()
     scores = logits.flatten(2).flatten(0, 1)
     total = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum")
-    return total / (counts.sum().clamp(min=1) if divisor is None else divisor)
+    return total / (shared_divisor(counts.sum()) if divisor is None else divisor)
 
 
 class KeypointHead(nn.Module):

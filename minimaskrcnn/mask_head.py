@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minimaskrcnn.distributed import shared_divisor
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import crop_masks, roi_align
 from minimaskrcnn.rpn import full_precision
@@ -95,7 +96,7 @@ def mask_loss(
         # Class-agnostic: background and object.
         of_label = log_probs[rows, labels + 1 if config.class_agnostic else labels]
         pixels = -(targets * of_label + (1 - targets) * log_probs[:, 0])
-    return torch.where(positive, pixels.mean(dim=(1, 2)), 0).sum() / positive.sum().clamp(min=1)
+    return torch.where(positive, pixels.mean(dim=(1, 2)), 0).sum() / shared_divisor(positive.sum())
 
 
 def mask_probs(

@@ -48,6 +48,7 @@ from minimaskrcnn.data.transforms import (
 from minimaskrcnn.fpn import FPN, FPNConfig
 from minimaskrcnn.keypoint_head import KeypointHead, KeypointHeadConfig, keypoint_loss
 from minimaskrcnn.mask_head import MaskHead, MaskHeadConfig, mask_loss, mask_probs, mask_targets
+from minimaskrcnn.matching import Generators
 from minimaskrcnn.ops import decode_keypoints, paste_masks
 from minimaskrcnn.pooler import PoolerConfig, pool_rois
 from minimaskrcnn.resnet import ResNet, ResNetConfig
@@ -125,13 +126,14 @@ class MaskRCNN(nn.Module):
         targets: list[Target] | None = None,
         *,
         paste: bool = True,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> dict[str, Float[Tensor, ""]] | list[Detection]:
         """Losses where `targets` are given, detections where they are not (whatever `self.training` says).
 
         `images` are RGB, 0..1, of any sizes; targets and detections are in their pixels.  A target's
         `min_size` is the shorter side that multi-scale training drew for it.  `generator` draws the samples of
-        the losses.  Raises ValueError or TypeError for malformed images or targets.
+        the losses, one for the batch or one for each image.  Raises ValueError or TypeError for malformed images or
+        targets.
         """
         batch = preprocess(images, self.config.transform, drawn_sizes(targets))
         features = self.features(batch.tensor)

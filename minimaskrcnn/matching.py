@@ -64,8 +64,18 @@ def match(
     return Matches(best.index, torch.where(valid, label, -1))
 
 
-def sampling_keys(shape: tuple[int, int], device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """A random number for each box; `sample` keeps the boxes with the highest."""
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+def sampling_keys(
+    shape: tuple[int, int], device: torch.device, generator: Generators
+) -> Float[Tensor, "B K"]:
+    """A random number for each box; `sample` keeps the boxes with the highest.
+
+    With a generator for each image its numbers do not depend on what else is in the batch.
+    """
+    if isinstance(generator, list):
+        return torch.stack([torch.rand(shape[1], device=device, generator=one) for one in generator])
     return torch.rand(shape, device=device, generator=generator)
 
 

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from minimaskrcnn.anchors import AnchorConfig, grid_anchors
 from minimaskrcnn.boxes import RPN_WEIGHTS, decode_deltas, encode_deltas
 from minimaskrcnn.data.transforms import GroundTruth
-from minimaskrcnn.matching import gather_rows, match, sample, sampling_keys
+from minimaskrcnn.distributed import shared_divisor
+from minimaskrcnn.matching import Generators, gather_rows, match, sample, sampling_keys
 from minimaskrcnn.ops import nms_padded
 
 
@@ -124,7 +125,7 @@ def _propose(
 
 
 def rpn_losses(
-    output: RPNOutput, truth: GroundTruth, config: RPNConfig, generator: torch.Generator | None
+    output: RPNOutput, truth: GroundTruth, config: RPNConfig, generator: Generators
 ) -> dict[str, Float[Tensor, ""]]:
     """Objectness (cross-entropy) and box (smooth L1) loss over sampled anchors; both divided by their number."""
     images = output.logits.shape[0]
@@ -141,7 +142,7 @@ def rpn_losses(
     )
     keys = sampling_keys(matches.label.shape, matches.label.device, generator)
     chosen = sample(matches.label, keys, config.anchors_per_image, config.positive_fraction)
-    number = chosen.valid.sum().clamp(min=1)
+    number = shared_divisor(chosen.valid.sum())
     if config.loss_divisor == "nominal":
         number = config.anchors_per_image * images
 

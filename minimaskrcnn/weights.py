@@ -15,6 +15,7 @@ detection models and ResNets; the layers are the same, so nothing is computed.  
 
 import dataclasses
 import json
+import os
 import pickle
 import re
 import struct
@@ -118,7 +119,24 @@ def save_weights(
     }
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, metadata)
+    replace_durably(temporary, path)
+
+
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Give a whole file its name; whatever happens after, `path` is either the old file or the new one."""
+    _sync(temporary)
     temporary.replace(path)
+    if os.name == "posix":
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written; Windows opens no folders."""
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_weights(path: Path) -> WeightsFile:

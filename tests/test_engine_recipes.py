@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from models import tiny_config
 
-from minimaskrcnn.engine.recipes import PAPER, PRESETS, TOY, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import PAPER, PRESETS, TOY, for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig
 
 
@@ -44,6 +44,28 @@ def test_from_scratch_freezes_nothing():
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_recipe_is_whole(name):
-    config, training = PRESETS[name]
-    assert config(3).num_classes == 3
+    config, training, processes = PRESETS[name]
+    assert config(3).num_classes == 3 and training.batch_size % processes == 0
     assert training.steps > training.warmup_steps >= 0 and training.lr > 0 and training.batch_size > 0
+
+
+def test_the_papers_batch_is_two_pictures_a_process():
+    recipe = PRESETS["maskrcnn_resnet50_fpn"]
+    assert for_processes(recipe, 8) == recipe.training == TrainConfig()
+    alone = for_processes(recipe, 1)
+    assert (alone.batch_size, alone.lr, alone.steps) == (2, 0.0025, 1_280_000)
+    assert for_processes(recipe, 16).batch_size == 32
+    # ResNeXt has one, the toys are for one process.
+    assert for_processes(PRESETS["maskrcnn_resnext101_fpn"], 2).batch_size == 2
+    toy = PRESETS["maskrcnn_toy"]
+    assert for_processes(toy, 1) == toy.training
+
+
+def test_the_papers_schedules():
+    mask, people = (PRESETS[f"{kind}rcnn_resnet50_fpn"].training for kind in ("mask", "keypoint"))
+    assert (mask.steps, mask.lr, mask.batch_size) == (160_000, 0.02, 16)
+    assert [round(part * mask.steps) for part in mask.milestones] == [120_000]
+    assert [round(part * people.steps) for part in people.milestones] == [60_000, 80_000]
+    assert people.steps == 90_000 and people.augment.min_sizes == (640, 672, 704, 736, 768, 800)
+    resnext = PRESETS["maskrcnn_resnext101_fpn"].training
+    assert (resnext.steps, resnext.lr, resnext.batch_size) == (160_000, 0.01, 8)

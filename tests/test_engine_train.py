@@ -10,9 +10,11 @@ import torch
 from models import random_image, random_target, tiny_model, write_scenes
 
 from minimaskrcnn.data.coco import CocoDataset, open_coco
+from minimaskrcnn.data.loader import generator_for
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.train import (
     Log,
+    NotFinite,
     TrainConfig,
     learning_rate,
     make_optimizer,
@@ -105,7 +107,8 @@ def test_one_step_by_hand():
     config = replace(SHORT, momentum=0.0, weight_decay=0.0, clip_norm=None, seed=3)
     model, twin = tiny_model(), tiny_model()
     losses = training_step(model, make_optimizer(model, config), *batch(), 1, config)
-    expected = twin(*batch(), generator=torch.Generator().manual_seed(3 * 1_000_003 + 1))
+    # Pictures 40 and 41 at step 1 of seed 3.
+    expected = twin(*batch(), generator=[generator_for(3, 1, 40), generator_for(3, 1, 41)])
     sum(expected.values()).backward()
     assert losses["loss"].item() == pytest.approx(sum(value.item() for value in expected.values()), rel=1e-6)
     assert {name: value.item() for name, value in losses.items() if name != "loss"} == {
@@ -139,12 +142,59 @@ def test_a_loss_that_is_not_finite_names_step_parts_and_pictures():
         model.box_head.classifier.bias[1] = torch.nan
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
-        ValueError, match=r"step 7: the loss is not finite.*'loss_classifier': nan.*\[40, 41\]"
+        NotFinite, match=r"step 7: the loss is not finite: .*loss_classifier nan.*; images \[40, 41\]$"
     ):
         training_step(model, make_optimizer(model, SHORT), *batch(), 7, SHORT)
     assert all(
         torch.equal(v, before[k]) for k, v in model.state_dict().items() if k != "box_head.classifier.bias"
     )
+
+
+def test_a_gradient_that_is_not_finite_names_its_parameter_and_changes_nothing(tmp_path):
+    model = tiny_model()
+    model.mask_head.predictor.weight.register_hook(lambda grad: grad * torch.nan)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(NotFinite, match=r"step 3: the gradient of mask_head\.predictor\.weight") as error:
+        training_step(model, make_optimizer(model, SHORT), *batch(), 3, SHORT, failed=tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # The batch is kept for inspection, as it was.
+    path = tmp_path / "failed-step-3.safetensors"
+    assert str(path) in str(error.value)
+    tensors, metadata = read_safetensors(path)
+    images, targets = batch()
+    assert json.loads(metadata["image_ids"]) == [40, 41]
+    assert torch.equal(tensors["1/image"], images[1]) and torch.equal(tensors["0/masks"], targets[0]["masks"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_parts_of_a_batch_add_up_to_their_mean(accumulate):
+    config = replace(SHORT, momentum=0.0, weight_decay=0.0, clip_norm=None, accumulate=accumulate)
+    model, twin = tiny_model(), tiny_model()
+    images, targets = batch()
+    losses = training_step(model, make_optimizer(model, config), images, targets, 1, config)
+    parts = [([0, 1],)] if accumulate == 1 else [([0],), ([1],)]
+    total = 0
+    for (rows,) in parts:
+        given = [targets[i] for i in rows]
+        found = twin([images[i] for i in rows], given, generator=[generator_for(0, 1, 40 + i) for i in rows])
+        total = total + sum(found.values()) / accumulate
+    total.backward()
+    assert losses["loss"].item() == pytest.approx(total.item(), rel=1e-6)
+    for (name, new), old in zip(model.named_parameters(), twin.parameters()):
+        assert torch.allclose(new, old - learning_rate(1, config) * old.grad, rtol=1e-5, atol=1e-7), name
+
+
+def test_training_is_deterministic_under_torchs_flag():
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(2):
+            model = tiny_model()
+            training_step(model, make_optimizer(model, SHORT), *batch(), 0, SHORT)
+            runs.append(model.state_dict())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
 
 
 class Interrupted(Exception):
@@ -247,7 +297,33 @@ def test_resuming_a_finished_run_evaluates_it(dataset, tmp_path):
     assert (
         run(tiny_model(), dataset, tmp_path, config, resume=True, evaluation=lambda model: METRICS) == METRICS
     )
-    assert [line["step"] for line in lines(tmp_path)] == [1]
+    assert [(line["step"], "eval" in line) for line in lines(tmp_path)] == [(1, False), (1, True)]
+
+
+def test_a_run_cut_off_before_its_evaluation_makes_up_for_it(dataset, tmp_path):
+    config = replace(SHORT, eval_every=2)
+    whole = run(tiny_model(), dataset, tmp_path / "whole", config, evaluation=lambda model: METRICS)
+    calls = []
+
+    def fails_once(model) -> dict:
+        calls.append(len(calls))
+        if len(calls) in (1, 3):
+            raise Interrupted
+        return METRICS
+
+    # Once at step 2, once at the end; each time the checkpoint of that step is there.
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run(tiny_model(), dataset, tmp_path / "cut", config, resume=True, evaluation=fails_once)
+    assert run(tiny_model(), dataset, tmp_path / "cut", config, resume=True, evaluation=fails_once) == whole
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    assert (
+        step_of(tmp_path / "cut" / "best.safetensors")
+        == step_of(tmp_path / "whole" / "best.safetensors")
+        == 2
+    )
+    # What is known is not computed again.
+    assert run(tiny_model(), dataset, tmp_path / "cut", config, resume=True, evaluation=interrupt) == whole
 
 
 def test_a_run_with_other_settings_is_not_resumed(dataset, tmp_path):

@@ -12,7 +12,7 @@ twice.  Unshuffled, for evaluation, every sample occurs exactly once and the las
 
 Workers are started fresh (forkserver or spawn) and send samples packed, 8 bits a value and 1 bit a mask
 pixel: forking a process that runs threads can hang, and shared memory is often limited to less than a
-batch.  So a script that uses workers needs `if __name__ == "__main__":`.  Left out: distributed sampling.
+batch.  So a script that uses workers needs `if __name__ == "__main__":`.
 """
 
 import hashlib
@@ -55,10 +55,10 @@ class PackedSample(NamedTuple):
     mask_shape: tuple[int, int, int]  # (G, h, w)
 
 
-def generator_for(*key: int) -> torch.Generator:
+def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A random generator that depends on all the numbers and on nothing else."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
 def epoch_batches(
@@ -200,15 +200,23 @@ def training_batches(
     workers: int = 0,
     augment: AugmentConfig | None = None,
     group_by_aspect: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[list[Tensor], list[Target]]]:
-    """Endless batches of one size, from step `start_step` on.  Batch k is a function of (seed, k)."""
+    """Endless batches of one size, from step `start_step` on.  Batch k is a function of (seed, k).
+
+    Of `world_size` processes each gets its share of every batch.
+    """
+    if batch_size % world_size:
+        raise ValueError(f"a batch of {batch_size} cannot be shared by {world_size} processes")
     if batch_size < 1 or workers < 0 or start_step < 0 or not len(dataset):
         raise ValueError(
             f"batch_size {batch_size} and {len(dataset)} samples must be at least 1, "
             f"workers {workers} and start_step {start_step} at least 0"
         )
     keys = _training_keys(dataset.aspect_ratios, batch_size, seed, start_step, group_by_aspect)
-    return iter(BatchLoader(dataset, keys, seed, workers, augment))
+    share = (batch[rank::world_size] for batch in keys)
+    return iter(BatchLoader(dataset, share, seed, workers, augment))
 
 
 class _AugmentedSamples(Dataset[Sample | Exception]):

@@ -4,10 +4,13 @@ Masks go from the head's 28×28 probabilities straight to COCO's run-length code
 of full-size masks is ever held.  Results are COCO's own JSON; COCO's 12 numbers are means over IoU thresholds
 0.50..0.95, areas and numbers of detections, and -1 where there is no ground truth to find.  For keypoints there are
 10, over thresholds of object keypoint similarity.
+
+Of several processes each runs the model on its share of the batches, and all of them return the same metrics.
 """
 
 import contextlib
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from tqdm import tqdm
 
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import make_loader
+from minimaskrcnn.distributed import gather_json, rank, world_size
 from minimaskrcnn.mask_rcnn import Detection, MaskRCNN
 from minimaskrcnn.ops import paste_masks_rle
 from minimaskrcnn.test_time import ViewsConfig, detect_in_views
@@ -165,15 +169,32 @@ def evaluate_dataset(
     `views` turns test-time augmentation on (`test_time.py`).
     """
     mapping = dataset.category_of if category_of is None else category_of
-    batches = detect_all(model, dataset, mapping, batch_size=batch_size, workers=workers, views=views)
-    results = [result for batch in batches for result in batch]
+    mine = dataset.subset(shared_pictures(len(dataset), batch_size))
+    # The batches themselves are those of one process: a picture's padding is its batch's.
+    batches = list(detect_all(model, mine, mapping, batch_size=batch_size, workers=workers, views=views))
+    results = in_turn(gather_json(batches))
     image_ids = [record.id for record in dataset.images]
-    metrics = coco_metrics(dataset.annotation_file, results, image_ids)
+    metrics = {}
+    if rank() == 0:
+        metrics = coco_metrics(dataset.annotation_file, results, image_ids)
+    metrics = gather_json(metrics)[0]
     # Without any detection nothing tells which heads there are.
     for kind, head in (("segm", model.mask_head), ("keypoints", model.keypoint_head)):
         if head is None:
             metrics.pop(kind, None)
     return metrics, results
+
+
+def shared_pictures(count: int, batch_size: int) -> list[int]:
+    """The pictures of this process: every batch of `batch_size` is one process's, in turn."""
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return [index for batch in batches[rank() :: world_size()] for index in batch]
+
+
+def in_turn(shares: list[list[list[Result]]]) -> list[Result]:
+    """The results of all processes' batches in the order of the data set."""
+    rounds = itertools.zip_longest(*shares, fillvalue=[])
+    return [result for one_round in rounds for batch in one_round for result in batch]
 
 
 def write_json(path: Path, value: Any) -> None:

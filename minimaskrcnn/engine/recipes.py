@@ -21,9 +21,11 @@ class Recipe(NamedTuple):
 
     config: Callable[[int], MaskRCNNConfig]
     training: TrainConfig
+    processes: int = 1
+    """Those that `training`'s batch is for: 8 GPUs in the paper."""
 
 
-PAPER = TrainConfig()
+PAPER, PAPER_GPUS = TrainConfig(), 8
 TOY = TrainConfig(
     steps=1300,
     batch_size=8,
@@ -53,17 +55,19 @@ KEYPOINTS = replace(
 TOY_KEYPOINTS = replace(TOY, steps=3000, augment=AugmentConfig())
 
 PRESETS = {
-    "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER),
-    "maskrcnn_resnet101_fpn": Recipe(presets.maskrcnn_resnet101_fpn_config, PAPER),
-    "maskrcnn_resnext101_fpn": Recipe(presets.maskrcnn_resnext101_fpn_config, RESNEXT),
-    "maskrcnn_resnet50_c4": Recipe(presets.maskrcnn_resnet50_c4_config, PAPER),
-    "maskrcnn_resnet101_c4": Recipe(presets.maskrcnn_resnet101_c4_config, PAPER),
-    "maskrcnn_resnet50_c5": Recipe(presets.maskrcnn_resnet50_c5_config, PAPER),
-    "keypointrcnn_resnet50_fpn": Recipe(presets.keypointrcnn_resnet50_fpn_config, KEYPOINTS),
-    "keypoint_maskrcnn_resnet50_fpn": Recipe(presets.keypoint_maskrcnn_resnet50_fpn_config, KEYPOINTS),
+    "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER, PAPER_GPUS),
+    "maskrcnn_resnet101_fpn": Recipe(presets.maskrcnn_resnet101_fpn_config, PAPER, PAPER_GPUS),
+    "maskrcnn_resnext101_fpn": Recipe(presets.maskrcnn_resnext101_fpn_config, RESNEXT, PAPER_GPUS),
+    "maskrcnn_resnet50_c4": Recipe(presets.maskrcnn_resnet50_c4_config, PAPER, PAPER_GPUS),
+    "maskrcnn_resnet101_c4": Recipe(presets.maskrcnn_resnet101_c4_config, PAPER, PAPER_GPUS),
+    "maskrcnn_resnet50_c5": Recipe(presets.maskrcnn_resnet50_c5_config, PAPER, PAPER_GPUS),
+    "keypointrcnn_resnet50_fpn": Recipe(presets.keypointrcnn_resnet50_fpn_config, KEYPOINTS, PAPER_GPUS),
+    "keypoint_maskrcnn_resnet50_fpn": Recipe(
+        presets.keypoint_maskrcnn_resnet50_fpn_config, KEYPOINTS, PAPER_GPUS
+    ),
     "keypointrcnn_toy": Recipe(presets.keypointrcnn_toy_config, TOY_KEYPOINTS),
-    "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER),
-    "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER),
+    "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER, PAPER_GPUS),
+    "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER, PAPER_GPUS),
     "maskrcnn_small": Recipe(presets.maskrcnn_small_config, SMALL),
     "maskrcnn_toy": Recipe(presets.maskrcnn_toy_config, TOY),
 }
@@ -79,6 +83,12 @@ def from_scratch(config: MaskRCNNConfig) -> MaskRCNNConfig:
     """`config` for random weights: norms with statistics of their own, and nothing frozen."""
     norm = "batch" if config.resnet.norm == "frozen_batch" else config.resnet.norm
     return replace(config, resnet=replace(config.resnet, norm=norm, frozen_stages=0))
+
+
+def for_processes(recipe: Recipe, processes: int) -> TrainConfig:
+    """A recipe's training with as many pictures for each of `processes` as it has for its own."""
+    each = recipe.training.batch_size // recipe.processes
+    return with_batch_size(recipe.training, each * processes)
 
 
 def with_batch_size(config: TrainConfig, batch_size: int) -> TrainConfig:

@@ -1,0 +1,72 @@
+"""How to train: the settings of a run, its learning rate as a function of the step, and its optimiser.
+
+Defaults are the paper's (section 3.1): SGD with momentum 0.9 and weight decay 0.0001, learning rate 0.02 for a
+batch of 16 pictures, divided by 10 after 120k of 160k steps.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from minimaskrcnn.data.transforms import AugmentConfig
+from minimaskrcnn.engine.muon import Muon
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train; the defaults are the paper's for 8 GPUs of 2 pictures."""
+
+    steps: int = 160_000
+    batch_size: int = 16
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    lr: float = 0.02
+    """For the batch size above; the command line scales it with another one."""
+    momentum: float = 0.9
+    """SGD's; Muon keeps its own."""
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[float, ...] = (0.75,)
+    """Fractions of `steps` after which the step schedule divides the rate by 10: 120k of 160k."""
+    warmup_steps: int = 1000
+    """The rate grows linearly from a thousandth (Goyal et al. 2017; torchvision's reference training)."""
+    accumulate: int = 1
+    """Parts that a process makes of its share of a batch, one after the other; the step's gradient is their mean."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs convolutions and matrix products under autocast; boxes and losses stay float32."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    seed: int = 0
+    log_every: int = 20
+    eval_every: int = 5000
+    """0 evaluates only at the end; the same below."""
+    checkpoint_every: int = 500
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of step `step` (0-based)."""
+    rate = config.lr
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
+    else:
+        rate *= 0.1 ** sum(step >= fraction * config.steps for fraction in config.milestones)
+    if step < config.warmup_steps:
+        rate *= max(1e-3, (step + 1) / config.warmup_steps)
+    return rate
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD as the paper's, AdamW or Muon, over the parameters that train."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "muon":
+        matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        return Muon(matrices, vectors, config.lr, config.weight_decay, iteration_dtype=dtype)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -1,0 +1,89 @@
+"""What each process of `test_distributed.py` runs, under torchrun or alone: `ranks.py gradients|train|die FOLDER`."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from models import random_image, random_target, tiny_config, tiny_model, with_keypoints
+from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
+
+from minimaskrcnn.data.coco import open_coco
+from minimaskrcnn.data.loader import generator_for
+from minimaskrcnn.distributed import processes, rank, world_size
+from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.mask_rcnn import MaskRCNN
+
+# Pictures of one size, so that padding is the same in every share; one has no object, so some rank may have none.
+COUNTS = (3, 0, 2, 5, 1, 4)
+TRAINING = TrainConfig(
+    steps=3,
+    batch_size=6,
+    lr=0.01,
+    warmup_steps=1,
+    log_every=1,
+    eval_every=0,
+    checkpoint_every=3,
+    clip_norm=5.0,
+)
+
+
+def gradients(folder: Path) -> None:
+    """The gradients and losses of the joint batch, by the first rank."""
+    torch.manual_seed(0)
+    model = MaskRCNN(with_keypoints(tiny_config())).double()
+    with torch.no_grad():
+        model.rpn.objectness.weight.mul_(50)
+    mine = range(len(COUNTS))[rank() :: world_size()]
+    images = [random_image(48, 64, seed, torch.float64) for seed in mine]
+    targets = [random_target(48, 64, COUNTS[seed], seed, dtype=torch.float64) for seed in mine]
+    generators = [generator_for(7, 0, seed) for seed in mine]
+    together = DistributedDataParallel(model) if world_size() > 1 else model
+    losses = together(images, targets, generator=generators)
+    sum(losses.values()).backward()
+    if rank() == 0:
+        found = {name: p.grad.contiguous() for name, p in model.named_parameters()}
+        save_file(found, folder / f"gradients-{world_size()}.safetensors")
+
+
+def train(folder: Path) -> None:
+    """A short run with evaluation."""
+    dataset, held_out = open_coco(folder / "scenes", "train"), open_coco(folder / "scenes", "val")
+    model, run = tiny_model(dataset.num_classes), folder / f"run-{world_size()}"
+
+    def evaluation(trained: MaskRCNN) -> dict:
+        metrics, results = evaluate_dataset(trained, held_out, batch_size=2)
+        if rank() == 0:
+            write_json(run / "results.json", results)
+        return metrics
+
+    metrics = train_model(model, dataset, run, TRAINING, preset="tiny", categories=[], evaluation=evaluation)
+    write_json(folder / f"metrics-{world_size()}-{rank()}.json", metrics)
+
+
+def die(folder: Path) -> None:
+    """The last rank ends in the middle of a run; the others must not wait for it."""
+    if rank() == world_size() - 1:
+        os._exit(3)
+    train(folder)
+
+
+def forever(folder: Path) -> None:
+    """A run that somebody has to end."""
+    (folder / f"started-{rank()}-{os.getpid()}").touch()
+    dataset = open_coco(folder / "scenes", "train")
+    config = replace(TRAINING, steps=100_000, checkpoint_every=100_000)
+    train_model(
+        tiny_model(dataset.num_classes), dataset, folder / "run", config, preset="tiny", categories=[]
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with processes():
+        {"gradients": gradients, "train": train, "die": die, "forever": forever}[sys.argv[1]](
+            Path(sys.argv[2])
+        )
