@@ -195,7 +195,7 @@ def _add_toybox(parser: Parser) -> None:
     parser.add_argument("--train", type=positive_int, default=1200, help="scenes in split 'train'")
     parser.add_argument("--val", type=positive_int, default=100, help="scenes in split 'val'")
     parser.add_argument("--seed", type=seed, default=0)
-    parser.set_defaults(run=commands.make_toybox)
+    parser.set_defaults(run=data_commands.make_toybox)
 
 
 def _add_coco(parser: Parser) -> None:
@@ -210,7 +210,7 @@ def _add_coco(parser: Parser) -> None:
         metavar="URL",
         help="a mirror (default: $MINIMASKRCNN_COCO_URL, else COCO's own server)",
     )
-    parser.set_defaults(run=commands.get_coco)
+    parser.set_defaults(run=data_commands.get_coco)
 
 
 def _add_check(parser: Parser) -> None:

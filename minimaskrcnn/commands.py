@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
-from minimaskrcnn.data.coco_archives import fetch_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
+from minimaskrcnn.devices import choose_device, describe_device
 from minimaskrcnn.distributed import processes, rank, wait_for_all, world_size
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
 from minimaskrcnn.engine import ablation_run, results
@@ -52,7 +52,7 @@ def demo(options: argparse.Namespace) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     print(
         f"Training maskrcnn_toy ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of "
-        f"{config.batch_size} scenes in {config.precision} on {_describe(torch.device('cpu'))} ...",
+        f"{config.batch_size} scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
         flush=True,
     )
     began = time.perf_counter()
@@ -87,14 +87,14 @@ def train(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     recipe = recipe_of(options.preset)
     config = _training_config(recipe, options)
-    device = device_of(options)
+    device = choose_device(options.device)
     people = recipe.config(2).keypoint_head is not None
     dataset, held_out = _training_data(options, people)
     for data in (dataset, held_out):
         find_pictures(data)
     skipped = describe_skipped(dataset, options.strict)
     if skipped:
-        print(skipped, flush=True)
+        _say(skipped)
     categories = _categories(dataset)
     torch.manual_seed(config.seed)
     model_config = recipe.config(dataset.num_classes)
@@ -111,7 +111,7 @@ def _train(options: argparse.Namespace) -> None:
     model.to(device)
     _say(
         f"Training {options.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} "
-        f"steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {_describe(device)}"
+        f"steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {describe_device(device)}"
         + (f", {world_size()} processes." if world_size() > 1 else ".")
     )
     metrics = train_model(
@@ -137,7 +137,7 @@ def evaluate(options: argparse.Namespace) -> None:
         results.evaluate(options.results, options.out, options.annotations, options.data, options.split)
         return
     model, categories = load_any(options.weights)
-    model.to(device_of(options))
+    model.to(choose_device(options.device))
     dataset = _limited(_open(options, "val", model.keypoint_head is not None), options.limit)
     known = {category.id for category in dataset.categories}
     category_of = {c.label: c.category_id for c in categories if c.category_id in known}
@@ -161,7 +161,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     """Draw what a weights file finds in pictures, and write it as COCO results."""
     model, categories = load_any(options.weights)
-    device = device_of(options)
+    device = choose_device(options.device)
     model.to(device)
     category_of = {category.label: category.category_id for category in categories}
     targets = _drawing_paths(options.pictures, options.out)
@@ -185,26 +185,6 @@ def predict(options: argparse.Namespace) -> None:
 def ablate(options: argparse.Namespace) -> None:
     """One of the paper's tables in miniature: every row and seed, or what is left of them."""
     ablation_run.run(options.table, options.out, steps=options.steps, seeds=options.seeds, jobs=options.jobs)
-
-
-def make_toybox(options: argparse.Namespace) -> None:
-    """Generated scenes in COCO's layout."""
-    ensure_toybox(
-        options.out,
-        train_images=options.train,
-        val_images=options.val,
-        seed=options.seed,
-        config=ToyboxConfig(),
-    )
-    print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
-
-
-def get_coco(options: argparse.Namespace) -> None:
-    """COCO 2017's own pictures and annotations, fetched or from archives that are there."""
-    fetch_coco(options.root, options.split, base_url=options.base_url, archives=options.archives)
-    first = options.split[0]
-    splits = "" if len(set(options.split)) > 1 else f" --split {first} --val-split {first}"
-    print(f"Next: python -m minimaskrcnn train --data {options.root}{splits} --out runs/coco")
 
 
 def demo_scenes(out: Path) -> Path:
@@ -300,22 +280,6 @@ def _categories(dataset: CocoDataset) -> list[CategoryName]:
 
 def _names(categories: list[CategoryName]) -> dict[int, str]:
     return {category.label: category.name for category in categories}
-
-
-def device_of(options: argparse.Namespace) -> torch.device:
-    name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        probe = torch.zeros(1, device=name)
-        probe.item()  # a device that cannot compute, such as meta, says so here
-        return probe.device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({torch.get_num_threads()} threads)"
 
 
 @torch.no_grad()

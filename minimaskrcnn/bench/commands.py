@@ -8,8 +8,9 @@ from minimaskrcnn.bench import kernels as kernels_bench
 from minimaskrcnn.bench import model as model_bench
 from minimaskrcnn.bench import ops as ops_bench
 from minimaskrcnn.bench import peer
-from minimaskrcnn.commands import demo_scenes, device_of, recipe_of
+from minimaskrcnn.commands import demo_scenes, recipe_of
 from minimaskrcnn.data.coco import open_coco
+from minimaskrcnn.devices import choose_device
 from minimaskrcnn.engine.evaluate import format_metrics
 from minimaskrcnn.engine.recipes import PRESETS
 
@@ -39,7 +40,7 @@ def bench_model(options: argparse.Namespace) -> None:
     model_bench.run(
         options.preset,
         config,
-        device_of(options),
+        choose_device(options.device),
         size=(options.height, options.width),
         batch=options.batch_size,
         repeats=options.repeats,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minimaskrcnn.box_head import sample_rois
 from minimaskrcnn.data.transforms import Target, preprocess
+from minimaskrcnn.devices import describe_device
 from minimaskrcnn.mask_rcnn import Detection, HeadOutputs, MaskRCNN, MaskRCNNConfig, padded_size, to_pictures
 from minimaskrcnn.rpn import propose, rpn_losses
 
@@ -108,7 +109,7 @@ def run(
         peer.to(device)
     images, targets = _pictures(size, batch, config, device)
     print(
-        f"{name}, {batch} picture{'s' * (batch > 1)} of {size[0]} × {size[1]}, {_describe(device)}, torch "
+        f"{name}, {batch} picture{'s' * (batch > 1)} of {size[0]} × {size[1]}, {describe_device(device)}, torch "
         f"{torch.__version__}; random weights, medians of {repeats} runs in ms"
     )
     theirs = [{**target, "masks": target["masks"].byte()} for target in targets]
@@ -212,9 +213,3 @@ def _print(title: str, rows: list[Row], total: float, peer: float | None) -> Non
         print("torchvision: no model of these layers, or it does not import here")
     else:
         print(f"| {'torchvision':<17} | {peer:8.1f} |       |\ntorchvision's time / ours: {peer / total:.2f}")
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({torch.get_num_threads()} threads)"

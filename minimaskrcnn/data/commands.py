@@ -1,10 +1,12 @@
-"""What the command line does about damaged data: `data check`, and the line that `train` begins with."""
+"""What `minimaskrcnn data` does: make, fetch, check; and the line on what is skipped that `train` begins with."""
 
 import argparse
 from collections import Counter
 
 from minimaskrcnn.data.check import check_files, check_folder
 from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.data.coco_archives import fetch_coco
+from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 
 LISTS_THEM = "`minimaskrcnn data check` lists them"
 
@@ -54,3 +56,23 @@ def describe_skipped(dataset: CocoDataset, strict: bool) -> str:
         )
     noun = "annotation" if number == 1 else "annotations"
     return f"skipped {number} {noun}: {reasons}; {LISTS_THEM}"
+
+
+def make_toybox(options: argparse.Namespace) -> None:
+    """Generated scenes in COCO's layout."""
+    ensure_toybox(
+        options.out,
+        train_images=options.train,
+        val_images=options.val,
+        seed=options.seed,
+        config=ToyboxConfig(),
+    )
+    print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
+
+
+def get_coco(options: argparse.Namespace) -> None:
+    """COCO 2017's own pictures and annotations, fetched or from archives that are there."""
+    fetch_coco(options.root, options.split, base_url=options.base_url, archives=options.archives)
+    first = options.split[0]
+    splits = "" if len(set(options.split)) > 1 else f" --split {first} --val-split {first}"
+    print(f"Next: python -m minimaskrcnn train --data {options.root}{splits} --out runs/coco")
