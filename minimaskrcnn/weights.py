@@ -2,8 +2,7 @@
 
 A file of ours is safetensors whose metadata carry the preset's name, the whole configuration and the category
 table, so that a file is all that prediction needs.  `from_torchvision` renames the parameters of torchvision's
-detection models and ResNets; the layers are the same, so nothing is computed.  detectron2's are read by
-`weights_detectron2.py`.
+detection models and ResNets; the layers are the same, so nothing is computed (detectron2's: weights_detectron2.py).
 
 | item of torchvision's COCO_V1 weights | field here |
 |---|---|
@@ -307,12 +306,11 @@ def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
     else:
         parts = {name.partition(".")[0] for name in state_dict}
         config = torchvision_coco_v1(_torchvision_config(parts, classes))
-        names = dict(COCO_NAMES) if classes == 91 else _contiguous_names(classes)
+        ids = [CategoryName(category_id, category_id, name) for category_id, name in COCO_NAMES]
+        names = ids if classes == 91 else _contiguous_names(classes)
     model = MaskRCNN(config)
     load_exactly(model, state_dict, path)
-    return model.eval(), names if isinstance(names, list) else [
-        CategoryName(i, i, n) for i, n in names.items()
-    ]
+    return model.eval(), names
 
 
 def _torchvision_config(parts: set[str], classes: int) -> MaskRCNNConfig:
@@ -332,13 +330,11 @@ def _contiguous_names(classes: int) -> list[CategoryName]:
 
 def detectron2_config(network: Detectron2Network) -> MaskRCNNConfig:
     """The configuration of a network of detectron2's model zoo, with its semantics."""
-    classes = network.num_classes
-    if network.kind == "c4":
-        config = maskrcnn_resnet50_c4_config(classes)
-    elif network.kind == "dc5":
-        config = maskrcnn_resnet50_c5_config(classes)
-    else:
-        config = maskrcnn_resnet50_fpn_config(classes)
+    classes, makers = (
+        network.num_classes,
+        {"c4": maskrcnn_resnet50_c4_config, "dc5": maskrcnn_resnet50_c5_config},
+    )
+    config = makers.get(network.kind, maskrcnn_resnet50_fpn_config)(classes)
     resnet = dataclasses.replace(
         config.resnet,
         depth=network.depth,

@@ -9,7 +9,8 @@ from devices import DEVICE
 from parity import torchvision
 from test_bench import rows as cells_of
 
-from minimaskrcnn import cli, commands, ops
+from minimaskrcnn import cli, ops
+from minimaskrcnn.bench import commands as bench_commands
 from minimaskrcnn.bench import kernel_cases, kernel_table, kernels
 from minimaskrcnn.bench.kernel_cases import Case, Goal, Sizes
 from minimaskrcnn.bench.kernel_table import Measured, Row
@@ -297,7 +298,7 @@ def test_the_table_is_printed_and_written(monkeypatch, tmp_path, capsys):
 
 
 def test_a_table_without_mistakes_exits_with_0(monkeypatch):
-    monkeypatch.setattr(commands.kernels_bench, "run", lambda only, out: 0)
+    monkeypatch.setattr(bench_commands.kernels_bench, "run", lambda only, out: 0)
     assert cli.main(["bench", "kernels"]) == 0
 
 

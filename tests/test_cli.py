@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from minimaskrcnn import cli, commands
+from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.engine.evaluate import METRICS
 from minimaskrcnn.engine.recipes import PRESETS, Recipe
 from minimaskrcnn.engine.train import TrainConfig
@@ -193,7 +194,7 @@ def test_interruption_is_no_traceback(monkeypatch, tmp_path):
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "make_toybox", interrupted)
+    monkeypatch.setattr(data_commands, "make_toybox", interrupted)
     outcome = call("data", "toybox", "--out", tmp_path)
     assert outcome == Outcome(130, "", "minimaskrcnn data: interrupted\n")
 

@@ -20,8 +20,9 @@ from servers import (
     zipped,
 )
 
-from minimaskrcnn import cli, commands
+from minimaskrcnn import cli
 from minimaskrcnn.data import coco_archives
+from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data import unpack as unpacking
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.coco_archives import COCO_2017, Archive, fetch_coco
@@ -202,7 +203,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 @pytest.fixture
 def command(coco, monkeypatch) -> Coco:
     """The command line on the scenes' table; `coco` is what it works on."""
-    monkeypatch.setattr(commands, "fetch_coco", partial(fetch_coco, table=coco.table, patience=coco.patience))
+    monkeypatch.setattr(
+        data_commands, "fetch_coco", partial(fetch_coco, table=coco.table, patience=coco.patience)
+    )
     return coco
 
 

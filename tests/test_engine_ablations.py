@@ -233,12 +233,12 @@ def test_an_unfinished_run_goes_on_from_its_checkpoint(
 
     real, steps = train.training_step, []
 
-    def interrupted(*arguments: Any) -> dict[str, torch.Tensor]:
+    def interrupted(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
         step = arguments[4]
         if step == 2 and len(steps) == 2:
             raise KeyboardInterrupt
         steps.append(step)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(train, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -106,23 +106,11 @@ def train_model(
                 path, model, optimizer, step=done, settings=settings, preset=preset, categories=categories
             )
 
-    def evaluated(done: int) -> Metrics:
-        nonlocal best
-        metrics = evaluation(model)
-        # The line comes last: where it stands, the best checkpoint does too.
-        if _score(metrics) > best:
-            best = _score(metrics)
-            save(run / "best.safetensors", done)
-        if log is not None:
-            log.write(step=done, eval=metrics)
-            tqdm.write(f"step {done}: {_headline(metrics)}")
-        return metrics
-
-    # A run that was cut off between its checkpoint and its evaluation makes up for it.
-    known, best = gather_json([None, -2.0] if log is None else [log.evaluation_at(first), log.best()])[0]
-    metrics = known or {}
-    if evaluation is not None and known is None and first and _due(first, config.eval_every, config.steps):
-        metrics = evaluated(first)
+    judge = None if evaluation is None else _Judge(evaluation, log, run, save, first)
+    metrics: Metrics = {}
+    if judge is not None and first and _due(first, config.eval_every, config.steps):
+        # A run that was cut off between its checkpoint and its evaluation makes up for it.
+        metrics = judge.known or judge(model, first)
     batches = _batches(dataset, config, first, workers)
     quiet = None if rank() == 0 else True
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=quiet)
@@ -134,9 +122,36 @@ def train_model(
             _report(log, bar, done, learning_rate(step, config), mean_over_ranks(losses))
         if _due(done, config.checkpoint_every, config.steps):
             save(last, done)
-        if evaluation is not None and _due(done, config.eval_every, config.steps):
-            metrics = evaluated(done)
+        if judge is not None and _due(done, config.eval_every, config.steps):
+            metrics = judge(model, done)
     return metrics
+
+
+class _Judge:
+    """Evaluates, and keeps the best checkpoint; `known` is what was found at the step that a run goes on from."""
+
+    def __init__(
+        self,
+        evaluation: Callable[[MaskRCNN], Metrics],
+        log: "Log | None",
+        run: Path,
+        save: Callable[[Path, int], None],
+        first: int,
+    ) -> None:
+        self.evaluation, self.log, self.run, self.save = evaluation, log, run, save
+        mine = [None, -2.0] if log is None else [log.evaluation_at(first), log.best()]
+        self.known, self.best = gather_json(mine)[0]
+
+    def __call__(self, model: MaskRCNN, done: int) -> Metrics:
+        metrics = self.evaluation(model)
+        # The line comes last: where it stands, the best checkpoint does too.
+        if _score(metrics) > self.best:
+            self.best = _score(metrics)
+            self.save(self.run / "best.safetensors", done)
+        if self.log is not None:
+            self.log.write(step=done, eval=metrics)
+            tqdm.write(f"step {done}: {_headline(metrics)}")
+        return metrics
 
 
 def _batches(
