@@ -25,8 +25,9 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "slow and not unhooked and not aot"
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -q -m "slow and unhooked"
 
+# JupyterLab refuses to run as root, as containers do, unless told.
 lessons: $(VENV)/.lessons
-	cd lessons && ../$(BIN)/jupyter lab 00_tour.ipynb
+	cd lessons && ../$(BIN)/jupyter lab 00_tour.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lessons-build: $(VENV)/.lessons
 	$(BIN)/python -m minimaskrcnn_lessons build
