@@ -19,7 +19,7 @@ pytest.importorskip("jupytext", reason="the lessons need the extra 'lessons'")
 from minimaskrcnn_lessons import editions
 
 pytestmark = pytest.mark.lessons
-# Those of the four explorers that live in lessons of seconds, not minutes.
+# Four explorers that live in lessons of seconds, not minutes.
 EXPLORED = [path for path in editions.sources() if "explorers" in path.read_text(encoding="utf-8")]
 # Milliseconds for all cells of a lesson, on a machine that also does other things.
 PATIENCE = 240_000
