@@ -201,6 +201,24 @@ def test_mathematics_is_set(site: Site, browser: Any) -> None:
     page.close()
 
 
+def test_long_formulas_can_be_scrolled_to_their_beginning(site: Site, browser: Any) -> None:
+    """On a narrow page some are wider than their column; none may start left of it."""
+    page = browser.new_page(viewport={"width": WIDTHS[1], "height": 900})
+    starts = """() => [...document.querySelectorAll("div.math mjx-container svg")].map((formula) => {
+      const block = formula.closest("div.math");
+      const start = formula.getBoundingClientRect().left - block.getBoundingClientRect().left;
+      return [start + block.scrollLeft, block.scrollWidth > block.clientWidth];
+    })"""
+    long = 0
+    for name in site.pages():
+        page.goto(f"{site.url}/{name}", wait_until="networkidle")
+        for start, scrolls in page.evaluate(starts):
+            assert start >= -1, name
+            long += scrolls
+    page.close()
+    assert long > 0
+
+
 def test_solutions_are_folded(site: Site) -> None:
     from minimaskrcnn_lessons import editions
 
