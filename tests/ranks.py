@@ -1,4 +1,7 @@
-"""What each process of `test_distributed.py` runs, under torchrun or alone: `ranks.py gradients|train|die FOLDER`."""
+"""What each process of `test_distributed.py` runs, under torchrun or alone.
+
+    ranks.py gradients|train|cut|resume|die|forever FOLDER
+"""
 
 import os
 import sys
@@ -64,6 +67,25 @@ def train(folder: Path) -> None:
     write_json(folder / f"metrics-{world_size()}-{rank()}.json", metrics)
 
 
+def cut(folder: Path, resume: bool = False) -> None:
+    """A run that an error in the evaluation after step 2 ends, or its resumption by another beginning."""
+
+    def evaluation(trained: MaskRCNN) -> dict:
+        raise InterruptedError
+
+    dataset = open_coco(folder / "scenes", "train")
+    model = tiny_model(dataset.num_classes, seed=9 if resume else 0)
+    config = replace(TRAINING, checkpoint_every=2, eval_every=0 if resume else 2)
+    train_model(
+        model, dataset, folder / f"cut-{world_size()}", config, preset="tiny", categories=[], resume=resume,
+        evaluation=None if resume else evaluation,
+    )  # fmt: skip
+
+
+def resume(folder: Path) -> None:
+    cut(folder, resume=True)
+
+
 def die(folder: Path) -> None:
     """The last rank ends in the middle of a run; the others must not wait for it."""
     if rank() == world_size() - 1:
@@ -84,6 +106,5 @@ def forever(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with processes():
-        {"gradients": gradients, "train": train, "die": die, "forever": forever}[sys.argv[1]](
-            Path(sys.argv[2])
-        )
+        kinds = {"gradients": gradients, "train": train, "cut": cut, "resume": resume, "die": die, "forever": forever}
+        kinds[sys.argv[1]](Path(sys.argv[2]))

@@ -85,6 +85,22 @@ def test_a_run_and_its_evaluation_are_those_of_one_process(alone, count):
             assert metrics[0][kind][name] == pytest.approx(value, abs=1e-3)
 
 
+def test_complaint_15_a_resumed_run_of_two_is_the_uninterrupted_one(alone):
+    """Bit by bit, as with one process: every rank takes up the first one's checkpoint."""
+    run(2, "train", alone)
+    stopped = subprocess.run(
+        command(2, "cut", alone), env=environment(), timeout=SECONDS, capture_output=True, text=True
+    )
+    assert stopped.returncode != 0 and "InterruptedError" in stopped.stderr
+    whole, resumed = alone / "run-2", alone / "cut-2"
+    assert len((resumed / "metrics.jsonl").read_text().splitlines()) == 2
+    run(2, "resume", alone)
+    losses = [line for line in (whole / "metrics.jsonl").read_text().splitlines() if "eval" not in line]
+    assert (resumed / "metrics.jsonl").read_text().splitlines() == losses and len(losses) == 3
+    a, b = (read_safetensors(folder / "last.safetensors")[0] for folder in (whole, resumed))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_a_dead_rank_ends_all(alone):
     began = time.monotonic()
     done = subprocess.run(

@@ -126,7 +126,8 @@ def test_the_whole_gradient_is_clipped():
     assert torch.stack(moves).norm().item() == pytest.approx(0.25 * config.lr, rel=1e-3)
 
 
-def test_bfloat16_precision_is_finite_and_close():
+def test_complaint_07_bfloat16_precision_is_finite_and_close():
+    """Of the complaints in `test_complaints.py`, number 7: no bfloat16."""
     config = replace(SHORT, precision="bfloat16")
     model = tiny_model()
     half = training_step(model, make_optimizer(model, config), *batch(), 0, config)
@@ -184,7 +185,8 @@ def test_parts_of_a_batch_add_up_to_their_mean(accumulate):
         assert torch.allclose(new, old - learning_rate(1, config) * old.grad, rtol=1e-5, atol=1e-7), name
 
 
-def test_training_is_deterministic_under_torchs_flag():
+def test_complaint_01_training_is_deterministic_under_torchs_flag():
+    """Of the complaints in `test_complaints.py`, number 1: training that is not reproducible."""
     torch.use_deterministic_algorithms(True)
     try:
         runs = []
@@ -206,7 +208,8 @@ def interrupt(model) -> dict:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(dataset, tmp_path, optimizer):
+def test_complaint_15_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(dataset, tmp_path, optimizer):
+    """Of the complaints in `test_complaints.py`, number 15: resume that does not continue the same run."""
     config = replace(SHORT, optimizer=optimizer, augment=AugmentConfig(min_sizes=(40, 64)))
     whole = tiny_model(norm="batch")
     run(whole, dataset, tmp_path / "whole", config)
