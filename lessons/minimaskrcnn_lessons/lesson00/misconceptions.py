@@ -86,6 +86,12 @@ AREAS = (
         answer=mistakes.areas_soft_above,
     ),
     Misconception(
+        name="values picked out and added up",
+        sentence="This is the sum of `masks[masks > threshold]`, which loses the axes and adds probabilities: sum "
+        "the comparison itself, over every axis but the first.",
+        answer=mistakes.areas_selected,
+    ),
+    Misconception(
         name="axes counted from the channel",
         sentence="This is a sum over the axes 1 and 2, the channel and the rows: the columns are axis 3 and "
         "still there.",

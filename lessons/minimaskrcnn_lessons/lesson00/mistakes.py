@@ -77,6 +77,10 @@ def areas_soft_above(masks: Tensor, threshold: float) -> Tensor:
     return (masks * (masks > threshold)).sum(dim=(1, 2, 3))
 
 
+def areas_selected(masks: Tensor, threshold: float) -> Tensor:
+    return masks[masks > threshold].sum()
+
+
 def areas_of_columns(masks: Tensor, threshold: float) -> Tensor:
     return (masks > threshold).sum(dim=(1, 2))
 

@@ -86,6 +86,12 @@ POOL = (
         answer=mistakes.pool_cells_floor,
     ),
     Misconception(
+        name="rounded outwards",
+        sentence="This is the box's beginning rounded down and its end rounded up. RoIPool takes the nearest cell "
+        "for both.",
+        answer=mistakes.pool_cells_outwards,
+    ),
+    Misconception(
         name="halves to even",
         sentence="This is Python's round(), which takes 0.5 to 0 and 2.5 to 2. RoIPool rounds halves up, "
         "as C does.",
@@ -132,6 +138,12 @@ POOL = (
         sentence="This is each bin's borders rounded to the nearest cell. A bin takes every cell that it "
         "covers in part: its beginning is rounded down and its end up.",
         answer=mistakes.pool_cells_nearest,
+    ),
+    Misconception(
+        name="bins of whole cells",
+        sentence="This is bins of equally many whole cells. The cells divided by the bins is a fraction in general: "
+        "multiply first, then round each bin's ends.",
+        answer=mistakes.pool_cells_equal,
     ),
     Misconception(
         name="clipped before it was cut",

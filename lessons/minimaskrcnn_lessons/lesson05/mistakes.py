@@ -239,6 +239,18 @@ def pool_cells_nearest(start: float, end: float, stride: float, bins: int, exten
     return [(min(a, extent), min(b, extent)) for a, b in itertools.pairwise(borders)]
 
 
+def pool_cells_outwards(start: float, end: float, stride: float, bins: int, extent: int) -> Cells:
+    first, last = math.floor(start / stride), math.ceil(end / stride)
+    return pool_cells(first * stride, last * stride, stride, bins, extent)
+
+
+def pool_cells_equal(start: float, end: float, stride: float, bins: int, extent: int) -> Cells:
+    first, last = math.floor(start / stride + 0.5), math.floor(end / stride + 0.5)
+    size = max((last - first + 1) // bins, 1)
+    borders = [min(max(first + b * size, 0), extent) for b in range(bins + 1)]
+    return list(itertools.pairwise(borders))
+
+
 def pool_cells_clipped_first(start: float, end: float, stride: float, bins: int, extent: int) -> Cells:
     return pool_cells(start, min(end, (extent - 1) * stride), stride, bins, extent)
 

@@ -252,6 +252,11 @@ def scatter_low_only(grad: Tensor, x: Tensor, width: int) -> Tensor:
     return torch.zeros(width).index_add(0, x.long(), grad)
 
 
+def scatter_unclamped(grad: Tensor, x: Tensor, width: int) -> Tensor:
+    """The last cell's second share goes behind `out`."""
+    return scatter_gradient(grad, x, width + 1)[:width]
+
+
 def scatter_weights(grad: Tensor, x: Tensor, width: int) -> Tensor:
     """Every gradient taken for 1."""
     return scatter_gradient(torch.ones_like(grad), x, width)
@@ -266,9 +271,9 @@ def scatter_unmasked(grad: Tensor, x: Tensor, width: int) -> Tensor:
 
 @st.composite
 def samples(draw: st.DrawFn) -> Inputs:
-    """Up to 8 samples on up to 5 cells, in quarters of a cell, and more numbers behind them."""
+    """Up to 8 samples on up to 5 cells, in quarters of a cell, the last of them clamped; more numbers behind them."""
     width, n = draw(st.integers(1, 5)), draw(st.integers(1, LANES))
     x, grad = torch.zeros(LANES), torch.full((LANES,), BEHIND)
-    x[:n] = torch.tensor(draw(st.lists(st.integers(0, 4 * (width - 1)), min_size=n, max_size=n))) / 4
+    x[:n] = torch.tensor(draw(st.lists(st.integers(0, 4 * width - 1), min_size=n, max_size=n))) / 4
     grad[:n] = torch.tensor(draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)))
     return {"grad": grad[:n], "x": x[:n], "width": width}

@@ -224,6 +224,11 @@ EXERCISES = (
                 answer=answers.scatter_low_only,
             ),
             Misconception(
+                name="last cell not clamped",
+                sentence="This is a share that goes behind the last cell: clamp the second cell to `width - 1`.",
+                answer=answers.scatter_unclamped,
+            ),
+            Misconception(
                 name="gradient left out",
                 sentence="This is the weights alone: each sample's share is its gradient times the weight.",
                 answer=answers.scatter_weights,

@@ -286,12 +286,13 @@ def draw_scatter(inputs: Inputs, yours: Tensor, right: Tensor) -> tuple[Figure, 
 
 
 def picture_scatter(f: Callable[..., Tensor]) -> tuple[Figure, str]:
-    """Five samples on five cells."""
-    grad, x = torch.tensor([4.0, 2, 4, 1, 1]), torch.tensor([0.0, 1.5, 1.75, 3.25, 3.25])
+    """Six samples on five cells, the last one past the last cell."""
+    grad, x = torch.tensor([4.0, 2, 4, 1, 1, 2]), torch.tensor([0.0, 1.5, 1.75, 3.25, 3.25, 4.5])
     cells = f(grad=grad, x=x, width=5)
     figure = _draw_samples(grad, x, [("cells", cells, [False] * 5)])
     return (
         figure,
-        "Samples at 0, 1.5, 1.75 and twice 3.25 with gradients 4, 2, 4, 1 and 1 leave "
-        f"{_words(cells.tolist())} in five cells: {number(cells.sum())} in all, as much as came.",
+        "Samples at 0, 1.5, 1.75, twice 3.25 and 4.5 with gradients 4, 2, 4, 1, 1 and 2 leave "
+        f"{_words(cells.tolist())} in five cells: {number(cells.sum())} in all, as much as came. "
+        "Both shares of the last sample are in the last cell.",
     )
