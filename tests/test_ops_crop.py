@@ -1,9 +1,10 @@
-"""Mask targets: equal to RoIAlign of the bitmap, whatever the chunk and the dtype."""
+"""Mask targets: equal to RoIAlign of the bitmap, whatever the chunks and the dtype."""
 
 from unittest.mock import patch
 
 import pytest
 import torch
+from devices import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 from parity import assert_close, torchvision
@@ -28,12 +29,14 @@ def cases(draw):
     return masks, a, draw(integers(len(a), len(masks) - 1))
 
 
-@given(cases(), st.integers(1, 3), st.sampled_from([1, 60, 2**22]), st.booleans())
-def test_a_crop_is_roi_align_of_the_bitmap(case, size, chunk, aligned):
+@given(
+    cases(), st.integers(1, 3), st.sampled_from([1, 60, 2**22]), st.sampled_from([1, 200, 2**26]), st.booleans()
+)
+def test_a_crop_is_roi_align_of_the_bitmap(case, size, chunk, table, aligned):
     masks, a, index = case
     rois = torch.cat([index[:, None].double(), a], 1)
     expected = reference.roi_align(masks[:, None].double(), rois, (size, size), aligned=aligned)[:, 0]
-    with patch.object(crop, "CHUNK", chunk):
+    with patch.object(crop, "CHUNK", chunk), patch.object(crop, "TABLE", table):
         assert_close(ops.crop_masks(masks, a, index, size, aligned), expected)
 
 
@@ -80,6 +83,15 @@ def test_an_unknown_mask_is_an_error():
     for count, index in ((2, 2), (2, -1), (0, 0)):
         with pytest.raises(ValueError, match=f"index {index}: expected 0..{count - 1}"):
             ops.crop_masks(bitmaps(count, 5, 6, 0), torch.zeros(1, 4), torch.tensor([index]), 28)
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="on the CPU such an index is an error")
+@pytest.mark.parametrize("table", [1, 2**26])
+def test_an_unknown_mask_is_nan_on_a_gpu(table):
+    index = torch.tensor([2, 0, -1], device=DEVICE)
+    with patch.object(crop, "TABLE", table):
+        found = ops.crop_masks(bitmaps(2, 5, 6, 0).to(DEVICE), torch.ones(3, 4, device=DEVICE), index, 4)
+    assert found.isnan().all((1, 2)).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("box_dtype", [torch.float32, torch.float64])

@@ -17,6 +17,8 @@ from minimaskrcnn.ops.sampling import merged_axis_entries, samples_per_bin
 
 # Numbers in the largest temporary of a chunk of rois, [R, m, W]: 16 MiB of float32.
 CHUNK = 2**22
+# Numbers in the bitmaps that are converted at once: 256 MiB of float32, 75 masks of 800 × 1088.
+TABLE = 2**26
 
 
 def crop_masks(
@@ -29,17 +31,30 @@ def crop_masks(
     """Each box's part of its mask, averaged down or interpolated up to m × m, in the boxes' dtype.
 
     Equals `roi_align(masks[:, None].to(boxes.dtype), rois, (m, m), 1.0, sampling_ratio=-1, aligned=aligned)[:, 0]`.
-    Memory: the masks in the boxes' dtype, and twice CHUNK numbers.  No gradient.  Raises ValueError for a mask index
-    out of range on the CPU; on a GPU such a row is NaN.
+    Memory: TABLE numbers (or one mask, if larger) and twice CHUNK in the boxes' dtype.  No gradient.  Raises
+    ValueError for a mask index out of range on the CPU; on a GPU such a row is NaN.
     """
-    known = (mask_index >= 0) & (mask_index < len(masks))
     check_index(mask_index, len(masks))
-    boxes, (height, width) = boxes.detach(), masks.shape[1:]
+    masks, boxes = masks.detach(), boxes.detach()
+    at_once = max(1, TABLE // max(1, masks.shape[1] * masks.shape[2]))
+    if 0 < len(masks) <= at_once:
+        known = (mask_index >= 0) & (mask_index < len(masks))
+        found = _crop(masks, boxes, mask_index.clamp(0, len(masks) - 1), output_size, aligned)
+        return torch.where(known[:, None, None], found, torch.nan)
     out = boxes.new_full((len(boxes), output_size, output_size), torch.nan)
-    if not len(masks):
-        return out
-    table = masks.detach().to(boxes.dtype).reshape(-1, width)
-    first_row = mask_index.clamp(0, len(masks) - 1) * height
+    for first in range(0, len(masks), at_once):
+        here = (mask_index >= first) & (mask_index < first + at_once)
+        group = masks[first : first + at_once]
+        out[here] = _crop(group, boxes[here], mask_index[here] - first, output_size, aligned)
+    return out
+
+
+def _crop(masks: Tensor, boxes: Tensor, mask_index: Tensor, output_size: int, aligned: bool) -> Tensor:
+    """The masks in the boxes' dtype, all at once."""
+    height, width = masks.shape[1:]
+    out = boxes.new_empty(len(boxes), output_size, output_size)
+    table = masks.to(boxes.dtype).reshape(-1, width)
+    first_row = mask_index * height
     step = max(1, CHUNK // max(1, output_size * width))
     for start in range(0, len(boxes), step):
         x1, y1, x2, y2 = boxes[start : start + step].unbind(1)
@@ -52,7 +67,7 @@ def crop_masks(
         ax = weights.new_zeros(len(x1), output_size, width).scatter_add_(-1, columns, weights)
         with torch.autocast(boxes.device.type, enabled=False):
             out[start : start + step] = strips.view(-1, output_size, width) @ ax.mT
-    return torch.where(known[:, None, None], out, torch.nan)
+    return out
 
 
 def _shares(
