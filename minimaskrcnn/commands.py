@@ -45,7 +45,7 @@ def demo(options: argparse.Namespace) -> None:
     steps = options.steps or recipe.training.steps
     config = replace(recipe.training, seed=options.seed, steps=steps, precision=cpu_precision())
     print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
-    root = demo_scenes(options.out)
+    root = demo_scenes(options.out / "toybox")
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
     torch.manual_seed(options.seed)
     model = MaskRCNN(recipe.config(dataset.num_classes))
@@ -187,11 +187,12 @@ def ablate(options: argparse.Namespace) -> None:
     ablation_run.run(options.table, options.out, steps=options.steps, seeds=options.seeds, jobs=options.jobs)
 
 
-def demo_scenes(out: Path) -> Path:
-    """The demo's scenes, the same for every seed of the training."""
+def demo_scenes(root: Path, train_scenes: ToyboxConfig | None = None) -> Path:
+    """The demo's scenes, the same for every seed of the training; `train_scenes` are another recipe's own."""
     return ensure_toybox(
-        out / "toybox", train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig(), workers=2
-    )
+        root, train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig(),
+        train_config=train_scenes, workers=2,
+    )  # fmt: skip
 
 
 def recipe_of(name: str) -> Recipe:
@@ -257,10 +258,14 @@ def _open_files(images: Path, annotations: Path, people: bool) -> CocoDataset:
 def _root(options: argparse.Namespace) -> Path:
     if options.data != "toybox":
         return Path(options.data)
+    preset = getattr(options, "preset", None)
+    scenes = recipe_of(preset).toybox if preset else ToyboxConfig()
+    usual = scenes == ToyboxConfig()
+    root = options.out / ("toybox" if usual else f"toybox_{preset}")
     if rank() == 0:
-        demo_scenes(options.out)
+        demo_scenes(root, None if usual else scenes)
     wait_for_all()
-    return options.out / "toybox"
+    return root
 
 
 def _open_split(root: Path, split: str | None, kind: str, people: bool) -> CocoDataset:

@@ -164,7 +164,7 @@ def keypointrcnn_toy_config(num_classes: int = 2) -> MaskRCNNConfig:
     toy = maskrcnn_toy_config(num_classes)
     return replace(
         toy,
-        # A scene has one person or two, who fill eight places as well as sixteen.
+        # Half of the toy's: a scene's four people fill eight places.
         box_head=replace(toy.box_head, rois_per_image=16),
         mask_head=None,
         # Eight convolutions as in the paper: with four a joint does not see the whole of its person.

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from minimaskrcnn import cli, commands
 from minimaskrcnn.data import commands as data_commands
+from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.engine.evaluate import METRICS
 from minimaskrcnn.engine.recipes import PRESETS, Recipe
 from minimaskrcnn.engine.train import TrainConfig
@@ -381,3 +382,17 @@ def test_training_on_the_toybox_by_name(tmp_path):
     assert outcome.code == 0 and "on 4 pictures" in outcome.out
     assert (tmp_path / "toybox" / "toybox.json").is_file()
     check_metrics(tmp_path / "metrics.json")
+
+
+def test_a_recipe_with_scenes_of_its_own_is_evaluated_on_the_usual_ones(tmp_path, monkeypatch):
+    crowded = ToyboxConfig(objects=(9, 9), person_share=1.0)
+    monkeypatch.setitem(PRESETS, "tiny", Recipe(tiny_config, TINY, toybox=crowded))
+    arguments = ("--data", "toybox", "--preset", "tiny", "--out", tmp_path, "--device", "cpu", "--steps", 1)
+    assert call("train", *arguments).code == 0
+    own = json.loads((tmp_path / "toybox_tiny" / "toybox.json").read_text())
+    assert own["train_config"]["objects"] == [9, 9] and own["config"]["objects"] == [2, 8]
+    weights = tmp_path / "last.safetensors"
+    outcome = call("evaluate", "--data", "toybox", "--weights", weights, "--out", tmp_path, "--device", "cpu")
+    assert outcome.code == 0 and (tmp_path / "toybox_tiny" / "toybox.json").is_file()
+    held_out = [tmp_path / name / "annotations" / "instances_val.json" for name in ("toybox", "toybox_tiny")]
+    assert held_out[0].read_bytes() == held_out[1].read_bytes()

@@ -169,6 +169,26 @@ def test_ensure_generates_once_and_again_when_asked_for_something_else(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["box"]
 
 
+def test_training_scenes_of_their_own_leave_the_held_out_ones(tmp_path: Path) -> None:
+    sizes = {"train_images": 2, "val_images": 2, "seed": 0, "config": CONFIG}
+    usual, own = ensure_toybox(tmp_path / "usual", **sizes), tmp_path / "own"
+    ensure_toybox(own, **sizes, train_config=replace(CONFIG, person_share=1.0, objects=(4, 4)))
+    one, other = contents(usual), contents(own)
+    assert {name for name in one if one[name] != other[name]} == {
+        "train/000000000001.jpg",
+        "train/000000000002.jpg",
+        "annotations/instances_train.json",
+        "annotations/person_keypoints_train.json",
+        "toybox.json",
+    }
+    # Known again, and as another toybox where they are not asked for.
+    (own / "witness").touch()
+    ensure_toybox(own, **sizes, train_config=replace(CONFIG, person_share=1.0, objects=(4, 4)))
+    assert (own / "witness").exists()
+    ensure_toybox(own, **sizes)
+    assert contents(own) == one
+
+
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError, match=r"toybox\.json"):

@@ -44,7 +44,7 @@ def test_from_scratch_freezes_nothing():
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_recipe_is_whole(name):
-    config, training, processes = PRESETS[name]
+    config, training, processes, _ = PRESETS[name]
     assert config(3).num_classes == 3 and training.batch_size % processes == 0
     assert training.steps > training.warmup_steps >= 0 and training.lr > 0 and training.batch_size > 0
 

@@ -17,7 +17,7 @@ from minimaskrcnn.engine.recipes import PRESETS
 
 def bench_demo(options: argparse.Namespace) -> None:
     """torchvision's Mask R-CNN trained on the demo's scenes for some minutes, and what it reaches."""
-    root = demo_scenes(options.out)
+    root = demo_scenes(options.out / "toybox")
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
     recipe = PRESETS["maskrcnn_toy"]
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from minimaskrcnn import presets
+from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
@@ -23,6 +24,8 @@ class Recipe(NamedTuple):
     training: TrainConfig
     processes: int = 1
     """Those that `training`'s batch is for: 8 GPUs in the paper."""
+    toybox: ToyboxConfig = ToyboxConfig()
+    """The scenes it trains on where the data are the toybox; the held-out ones are of the frozen distribution."""
 
 
 PAPER, PAPER_GPUS = TrainConfig(), 8
@@ -51,8 +54,10 @@ KEYPOINTS = replace(
     milestones=(2 / 3, 8 / 9),
     augment=AugmentConfig(min_sizes=presets.keypointrcnn_resnet50_fpn_config().transform.min_sizes),
 )
-# Half of the scenes have people with keypoints; the size of the pictures at test time, for joints of a few pixels.
-TOY_KEYPOINTS = replace(TOY, steps=3000, augment=AugmentConfig())
+# The size of the pictures at test time, for joints of a few pixels.
+TOY_KEYPOINTS = replace(TOY, steps=2500, augment=AugmentConfig())
+# Half of the toybox's scenes have nobody, and most others one person.
+PEOPLE = ToyboxConfig(objects=(3, 8), person_share=0.75, empty_share=0.0, band_shares=(0.06, 0.54, 0.40))
 
 PRESETS = {
     "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER, PAPER_GPUS),
@@ -65,7 +70,7 @@ PRESETS = {
     "keypoint_maskrcnn_resnet50_fpn": Recipe(
         presets.keypoint_maskrcnn_resnet50_fpn_config, KEYPOINTS, PAPER_GPUS
     ),
-    "keypointrcnn_toy": Recipe(presets.keypointrcnn_toy_config, TOY_KEYPOINTS),
+    "keypointrcnn_toy": Recipe(presets.keypointrcnn_toy_config, TOY_KEYPOINTS, toybox=PEOPLE),
     "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER, PAPER_GPUS),
     "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER, PAPER_GPUS),
     "maskrcnn_small": Recipe(presets.maskrcnn_small_config, SMALL),
