@@ -147,6 +147,14 @@ def test_lint_finds_what_is_missing(tmp_path, lesson):
         assert words in found
 
 
+def test_an_unknown_lesson_is_not_passed_over(capsys):
+    from minimaskrcnn_lessons.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["execute", "06", "77"])
+    assert "no lesson 77: there are 00, 01" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", editions.sources(), ids=lambda path: path.stem)
 def test_the_form_of_a_lesson(path):
     assert lint.findings(path) == []

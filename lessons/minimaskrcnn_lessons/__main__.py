@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verb == "build":
         return build()
     if options.verb == "execute":
+        known = [path.stem[:2] for path in editions.sources()]
+        if unknown := set(options.numbers) - set(known):
+            parser.error(f"no lesson {', '.join(sorted(unknown))}: there are {', '.join(known)}")
         return run(options.numbers)
     if options.verb == "lint":
         return check_form()

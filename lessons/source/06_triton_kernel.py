@@ -367,11 +367,10 @@ assert my_bilinear_channels(ramp, 1.5, 0.5, torch.zeros(4)).tolist() == [13, 14,
 # %% [markdown] exercise="scatter_gradient"
 # Now backward, on one axis. Lane i has one sample at the point $x_i$ and its gradient $g_i$. Forward, the sample
 # was $(1 - f)\,\mathrm{cell}_l + f\,\mathrm{cell}_{l+1}$. Add each sample's shares to `out`, which holds zeros.
-# Several lanes may meet in a cell. Points reach past the last cell ($x_i$ < `width`): the second cell is clamped
-# to `width - 1`.
+# Several lanes may meet in a cell. Past the last cell ($x_i$ < `width`), clamp the second to it.
 #
-# Here a lost update is real: the lanes of *one* vector load before any of them stores, in the interpreter too.
-# (In *different* programs, load, add, store would pass under the interpreter, and fail on a GPU.)
+# Here a lost update is real: the lanes of *one* vector load before any stores, in the interpreter too.
+# (In *different* programs, load, add, store would pass under the interpreter and fail on GPUs.)
 
 # %%
 expected("scatter_gradient")
