@@ -118,6 +118,13 @@ def test_damage_of_an_annotation(folder, name):
     assert [id for ids in dataset.skipped().values() for id in ids] == ([7] if level == "skipped" else [])
 
 
+def test_joints_on_the_edge_and_unlabelled_ones_are_inside(folder):
+    edges = [0, 0, 2, W, H, 1, W, 0, 2, 0, H, 2, -5, 99, 0, W + 1, 3, 0]
+    value = content(annotation(7, keypoints=edges + POSE[len(edges) :]))
+    value["annotations"][0]["keypoints"] = POSE
+    assert not findings(folder, value)
+
+
 OF_THE_FILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "annotation twice": (lambda c: c["annotations"].append(annotation(100)), "id 100 occurs more than once"),
     "image twice": (lambda c: c["images"][1].update(id=1), "image id 1 occurs more than once"),

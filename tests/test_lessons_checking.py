@@ -135,7 +135,7 @@ def test_a_slow_right_answer_says_on_how_many_inputs_it_was_compared(monkeypatch
     result = judge(HALF, slow)
     assert not result and result.status == "too slow"
     assert re.search(r"on [1-5] inputs only in 0.5 seconds", result.message)
-    assert judge(HALF, HALF.right).message == "Right: equal to the definition on all 60 inputs drawn."
+    assert judge(HALF, HALF.right).message == "Equal to the definition on all 60 inputs drawn."
 
 
 def test_a_known_mistake_that_raises_is_named():

@@ -97,15 +97,11 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> CheckResult:
     try:
         inputs, drawn = _smallest_failure(exercise, answer)
     except NotImplementedError:
-        return result(
-            "not yet", "Not yet: the function is still a stub. Replace its last line by your answer."
-        )
+        return result("not yet", "The function is still a stub. Replace its last line by your answer.")
     if inputs is None and drawn < FEWEST and time.perf_counter() - start > SEARCH:
-        return result(
-            "too slow", f"Too slow to be judged: it agrees, but on {drawn} inputs only in {SEARCH:g} seconds."
-        )
+        return result("too slow", f"It agrees, but on {drawn} inputs only in {SEARCH:g} seconds.")
     if inputs is None:
-        return result("right", f"Right: equal to the definition on all {drawn} inputs drawn.")
+        return result("right", f"Equal to the definition on all {drawn} inputs drawn.")
     mistake = _diagnosis(exercise, answer)
     try:
         yours = _call(answer, inputs)
@@ -116,7 +112,7 @@ def judge(exercise: Exercise, answer: Callable[..., Any]) -> CheckResult:
         message = "Your function returned None for the inputs below. Is a `return` missing?"
         return result("wrong", message, inputs=inputs)
     what = difference(yours, exercise.right(**copy.deepcopy(inputs)), exercise.tolerance)
-    message = f"Not right: {what}, for the inputs below, the smallest on which it differs."
+    message = f"{what}, for the inputs below, the smallest on which it differs."
     if mistake is not None:
         message = f"{mistake.sentence} ({message})"
     return result("wrong", message, inputs=inputs, misconception=mistake)
