@@ -287,7 +287,8 @@ def _noise(mode: str, kind: str, **options: Any) -> Callable[[Path, random.Rando
         else:
             picture = noise.convert("RGB").convert(mode)
         exif = picture.getexif()
-        exif[0x0112] = rng.choice([0, 1, 3, 6, 8, 9, 77])
+        # libtiff writes no other orientation than 1 to 8.
+        exif[0x0112] = rng.choice([1, 3, 6, 8] if kind == "TIFF" else [0, 1, 3, 6, 8, 9, 77])
         with path.open("wb") as file:
             picture.save(file, kind, exif=exif, **options)
         if rng.random() < 0.5:

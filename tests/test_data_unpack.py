@@ -155,6 +155,22 @@ def test_a_member_with_other_bytes_than_its_checksum(tmp_path):
     assert contents(tmp_path / "val2017") == {"a.jpg": noise(100)}
 
 
+def test_files_that_pack_well_are_no_bomb(tmp_path):
+    text = noise(500) * 10
+    (tmp_path / "a.zip").write_bytes(zipped({"val2017/a.txt": text}))
+    assert (tmp_path / "a.zip").stat().st_size < len(text) / 5
+    unpack(tmp_path / "a.zip", tmp_path, "val2017")
+    assert contents(tmp_path / "val2017") == {"a.txt": text}
+
+
+def test_a_member_shorter_than_declared(tmp_path):
+    """Its checksum agrees: only the length tells."""
+    body = bytearray(zipped({"val2017/a.jpg": noise(100)}, zipfile.ZIP_STORED))
+    for mark, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        body[body.index(mark) + place] += 1
+    refused(tmp_path, bytes(body), "damaged zip archive: val2017/a.jpg: 100 bytes, declared 101")
+
+
 def test_too_little_room(archive, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: usage._replace(free=59_999))
