@@ -289,7 +289,8 @@ for name in experiments.POOLINGS:
 
 # %% [markdown]
 # With RoIAlign's gradient a box can walk. It starts beside the star and follows the loss downhill. (The paper's
-# end-to-end training ignores this gradient, says its appendix B, and so does the model here: proposals have none.)
+# end-to-end training ignores this gradient, says its appendix B, and so does the model here, unless
+# `RPNConfig.end_to_end` asks for it.)
 
 # %%
 from minimaskrcnn.ops import box_iou
