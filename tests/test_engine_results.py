@@ -162,6 +162,16 @@ def test_what_is_no_file_of_results(root, tmp_path):
         evaluate_results(write(tmp_path / "found.json", no_id), annotations)
 
 
+def test_joints_of_the_ground_truth_that_are_not_cocos(root, tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "segmentation"} for row in detections(root, True)]
+    content = json.loads((root / "annotations" / "person_keypoints_val.json").read_text())
+    broken = content["annotations"][-1]
+    broken["keypoints"] = broken["keypoints"][:-3]
+    file = write(tmp_path / "truth.json", content)
+    with pytest.raises(ValueError, match=rf"truth\.json: annotation {broken['id']}: .*17 times x, y, v"):
+        evaluate_results(write(tmp_path / "found.json", rows), file)
+
+
 def test_bad_usage(root, tmp_path):
     file = write(tmp_path / "none.json", [])
     for arguments in (
