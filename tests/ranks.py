@@ -1,6 +1,6 @@
 """What each process of `test_distributed.py` runs, under torchrun or alone.
 
-    ranks.py gradients|train|cut|resume|die|forever FOLDER
+    ranks.py gradients|accumulated|train|cut|resume|die|forever FOLDER
 """
 
 import os
@@ -17,6 +17,7 @@ from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import generator_for
 from minimaskrcnn.distributed import processes, rank, world_size
 from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.step import training_step
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
@@ -50,6 +51,24 @@ def gradients(folder: Path) -> None:
     if rank() == 0:
         found = {name: p.grad.contiguous() for name, p in model.named_parameters()}
         save_file(found, folder / f"gradients-{world_size()}.safetensors")
+
+
+def accumulated(folder: Path) -> None:
+    """The gradients that a step of three parts leaves, each part a picture of each of two ranks."""
+    # Every third picture is of one part: {0, 1}, {2, 3}, {4, 5}, whoever has it.
+    mine = [0, 2, 4, 1, 3, 5]
+    mine = mine if world_size() == 1 else mine[3 * rank() : 3 * rank() + 3]
+    images = [random_image(48, 64, seed, torch.float64) for seed in mine]
+    targets = [
+        {**random_target(48, 64, COUNTS[seed], seed, dtype=torch.float64), "image_id": seed} for seed in mine
+    ]
+    model = tiny_model().double()
+    together = DistributedDataParallel(model) if world_size() > 1 else model
+    config = replace(TRAINING, accumulate=3, clip_norm=None)
+    training_step(together, torch.optim.SGD(model.parameters(), 0.1), images, targets, 0, config)
+    if rank() == 0:
+        found = {name: p.grad.contiguous() for name, p in model.named_parameters()}
+        save_file(found, folder / f"accumulated-{world_size()}.safetensors")
 
 
 def train(folder: Path) -> None:
@@ -106,5 +125,5 @@ def forever(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with processes():
-        kinds = {"gradients": gradients, "train": train, "cut": cut, "resume": resume, "die": die, "forever": forever}
-        kinds[sys.argv[1]](Path(sys.argv[2]))
+        modes = (gradients, accumulated, train, cut, resume, die, forever)
+        {mode.__name__: mode for mode in modes}[sys.argv[1]](Path(sys.argv[2]))

@@ -47,15 +47,16 @@ def alone(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     write_scenes(folder / "scenes", train=8, val=5)
     run(1, "gradients", folder)
+    run(1, "accumulated", folder)
     run(1, "train", folder)
     return folder
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_gradients_are_those_of_one_process(alone, count):
-    run(count, "gradients", alone)
-    expected, _ = read_safetensors(alone / "gradients-1.safetensors")
-    found, _ = read_safetensors(alone / f"gradients-{count}.safetensors")
+@pytest.mark.parametrize("what, count", [("gradients", 2), ("gradients", 3), ("accumulated", 2)])
+def test_gradients_are_those_of_one_process(alone, what, count):
+    run(count, what, alone)
+    expected, _ = read_safetensors(alone / f"{what}-1.safetensors")
+    found, _ = read_safetensors(alone / f"{what}-{count}.safetensors")
     assert found.keys() == expected.keys()
     largest = max(gradient.abs().max() for gradient in expected.values())
     assert largest > 0 and sum(bool(gradient.any()) for gradient in expected.values()) > 0.9 * len(expected)
