@@ -82,12 +82,15 @@ class Detections(NamedTuple):
     valid: Bool[Tensor, "B D"]
 
 
-def rows_to_compute(valid: Bool[Tensor, "B S"]) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
+def rows_to_compute(
+    valid: Bool[Tensor, "B S"], *, everywhere: bool = False
+) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
     """(image, column) of the rows a head runs on: the valid ones on the CPU, all of them on a GPU.
 
-    Dropping padding makes the CPU faster; on a GPU it would wait for the number of rows.
+    Dropping padding makes the CPU faster; on a GPU it would wait for the number of rows.  `everywhere` drops it there
+    too.
     """
-    if valid.device.type == "cpu":
+    if everywhere or valid.device.type == "cpu":
         image, column = valid.nonzero(as_tuple=True)
         return image, column
     image = torch.arange(valid.shape[0], device=valid.device)[:, None].expand(valid.shape)

@@ -65,8 +65,10 @@ def mask_targets(
     """What each RoI's mask should be: its object's bitmap, pooled in the RoI to size × size (section 3.1).
 
     Where the boxes carry a gradient (`RPNConfig.end_to_end`) so do these, but for binary ones, which are constant
-    almost everywhere.
+    almost everywhere.  Zero where there is no mask at all.
     """
+    if not len(masks):
+        return boxes.new_zeros(len(boxes), size, size)
     if config.binary_targets:
         return (crop_masks(masks, boxes, mask_index, size, aligned=True) >= 0.5).to(boxes)
     if not boxes.requires_grad:

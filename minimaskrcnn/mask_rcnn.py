@@ -119,6 +119,8 @@ class MaskRCNN(nn.Module):
             self.mask_head = MaskHead(shared[0], config.num_classes, config.mask_head, shared[1])
         if config.keypoint_head is not None:
             self.keypoint_head = KeypointHead(channels, config.keypoint_head)
+        heads = [head for head in (self.box_head, self.mask_head, self.keypoint_head) if head is not None]
+        self.heads_count_rows = any(isinstance(m, nn.BatchNorm2d) for head in heads for m in head.modules())
 
     def forward(
         self,
@@ -188,29 +190,36 @@ class MaskRCNN(nn.Module):
         strides = self.strides[:levels]
         return pool_rois(features[:levels], strides, boxes, image_index, size, self.config.pooler)
 
+    def _rows(self, valid: Bool[Tensor, "B S"]) -> tuple[Tensor, Tensor]:
+        # Rows that mean nothing would enter the statistics of a head's batch norm.
+        return rows_to_compute(valid, everywhere=self.heads_count_rows)
+
     def _box_losses(
         self, features: list[Tensor], rois: RoIs, truth: GroundTruth
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the box head shares with the mask head, for all `rows_to_compute`, and the box head's losses."""
-        config, rows = self.config.box_head, rows_to_compute(rois.valid)
+        config, rows = self.config.box_head, self._rows(rois.valid)
         shared = self.box_head.shared(self._pool(features, rois.boxes[rows], rows[0], config.pooled_size))
         return shared, box_losses(*self.box_head.predict(shared), rois, truth, rows, config)
 
     def _mask_loss(self, features: list[Tensor], shared: Tensor, rois: RoIs, truth: GroundTruth) -> Tensor:
         config, positive = self.mask_head.config, positives(rois, self.config.box_head)
-        rows = rows_to_compute(positive)
+        rows = self._rows(positive)
         boxes, image = rois.boxes[rows], rows[0]
         if self.config.box_head.trunk == "res5":
-            pooled = shared[places(rows, rows_to_compute(rois.valid), rois.valid.shape)]
+            pooled = shared[places(rows, self._rows(rois.valid), rois.valid.shape)]
         else:
             pooled = self._pool(features, boxes, image, config.pooled_size)
-        logits, mask_index = self.mask_head(pooled), truth.mask_offset[image] + rois.gt_index[rows]
+        logits, counts = self.mask_head(pooled), positive[rows]
+        # A GPU's other rows have no mask, and after the last one there is none: a target of NaN would survive as a
+        # gradient, whatever the loss multiplies it with.
+        mask_index = torch.where(counts, truth.mask_offset[image] + rois.gt_index[rows], 0)
         targets = mask_targets(truth.masks, mask_index, boxes, logits.shape[-1], config)
-        return mask_loss(logits, rois.labels[rows], targets, positive[rows], config)
+        return mask_loss(logits, rois.labels[rows], targets, counts, config)
 
     def _keypoint_loss(self, features: list[Tensor], rois: RoIs, truth: GroundTruth) -> Tensor:
         config, positive = self.keypoint_head.config, positives(rois, self.config.box_head)
-        rows = rows_to_compute(positive)
+        rows = self._rows(positive)
         boxes, image = rois.boxes[rows], rows[0]
         logits = self._keypoint_logits(features, boxes, image)
         points, divisor = truth.keypoints[image, rois.gt_index[rows]], None
@@ -224,7 +233,7 @@ class MaskRCNN(nn.Module):
 
     def _detect(self, features: list[Tensor], proposals: Proposals, batch: Batch) -> Detections:
         config = self.config.box_head
-        rows = rows_to_compute(proposals.valid)
+        rows = self._rows(proposals.valid)
         logits, deltas = self.box_head(
             self._pool(features, proposals.boxes[rows], rows[0], config.pooled_size)
         )
@@ -236,7 +245,7 @@ class MaskRCNN(nn.Module):
         """Of the detections alone (section 3.1, Inference); so are the keypoints."""
         if self.mask_head is None:
             return None
-        rows, config = rows_to_compute(found.valid), self.mask_head.config
+        rows, config = self._rows(found.valid), self.mask_head.config
         boxes, image = found.boxes[rows], rows[0]
         if self.config.box_head.trunk == "res5":
             size = self.config.box_head.pooled_size
@@ -250,7 +259,7 @@ class MaskRCNN(nn.Module):
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         if self.keypoint_head is None:
             return None, None
-        rows = rows_to_compute(found.valid)
+        rows = self._rows(found.valid)
         boxes = found.boxes[rows]
         logits = self._keypoint_logits(features, boxes, rows[0])
         keypoints, scores = decode_keypoints(logits, boxes, self.keypoint_head.config.score)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from models import random_image, random_target, tiny_c4, tiny_config, with_keypoints
 
-from minimaskrcnn import presets
+from minimaskrcnn import mask_rcnn, presets
 from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_head import MaskHeadConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.ops import crop
 from minimaskrcnn.resnet import ResNetConfig
 
 SIZES = ((50, 64), (64, 41))
@@ -167,14 +168,31 @@ def test_every_field_changes_what_is_computed(name):
     assert not same
 
 
+# Objects of each picture.
+EMPTY = {"no object": (0, 0), "first empty": (0, 2), "last empty": (3, 0)}
+
+
+def run_all_rows(monkeypatch) -> None:
+    """What a GPU does: heads run on every row, and a mask that is not there is NaN instead of an error."""
+
+    def every_row(valid: torch.Tensor, *, everywhere: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        return valid.nonzero(as_tuple=True) if everywhere else torch.ones_like(valid).nonzero(as_tuple=True)
+
+    monkeypatch.setattr(mask_rcnn, "rows_to_compute", every_row)
+    monkeypatch.setattr(crop, "check_index", lambda index, count: None)
+
+
 @pytest.mark.parametrize(
     "start", [base, lambda: tiny_c4(base()), lambda: of("mask_head", branch="mlp")(base())]
 )
 @pytest.mark.parametrize("end_to_end", [False, True])
-@pytest.mark.parametrize("case", ["no object", "one empty picture", "no visible keypoint", "no positive RoI"])
-def test_empty_cases_give_finite_losses_and_zero_gradients(start, end_to_end, case):
+@pytest.mark.parametrize("device", ["cpu", "as on a gpu"])
+@pytest.mark.parametrize("case", [*EMPTY, "no visible keypoint", "no positive RoI"])
+def test_empty_cases_give_finite_losses_and_zero_gradients(start, end_to_end, device, case, monkeypatch):
+    if device != "cpu":
+        run_all_rows(monkeypatch)
     config = of("rpn", end_to_end=end_to_end)(start())
-    what = targets({"no object": (0, 0), "one empty picture": (0, 2)}.get(case, (3, 2)))
+    what = targets(EMPTY.get(case, (3, 2)))
     if case == "no visible keypoint":
         for target in what:
             target["keypoints"][..., 2] = 0
@@ -186,10 +204,24 @@ def test_empty_cases_give_finite_losses_and_zero_gradients(start, end_to_end, ca
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    without = {"no visible keypoint": ["keypoint"], "one empty picture": []}.get(case, ["mask", "keypoint"])
+    without = {"no visible keypoint": ["keypoint"], "first empty": [], "last empty": []}
+    without = without.get(case, ["mask", "keypoint"])
     for head in without:
         assert losses[f"loss_{head}"] == 0
         assert not any(p.grad.any() for p in getattr(model, f"{head}_head").parameters())
+
+
+def test_a_gpus_rows_do_not_enter_batch_norm(monkeypatch):
+    """C4 from scratch has batch norm in its head: padding is left out of its statistics on every device."""
+    config = replace(base(), resnet=replace(base().resnet, norm="batch"))
+    losses = []
+    for as_on_a_gpu in (False, True):
+        if as_on_a_gpu:
+            run_all_rows(monkeypatch)
+        # More places than there are RoIs.
+        model = make(of("box_head", rois_per_image=200)(tiny_c4(config))).train()
+        losses.append({name: loss.item() for name, loss in losses_of(model, targets()).items()})
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_softmax_masks_compete_and_sigmoid_masks_do_not():
