@@ -31,10 +31,10 @@ from minimaskrcnn.engine.recipes import (
     with_batch_size,
 )
 from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.fine_tune import load_matching, starting_config
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.presets import as_detectron2
 from minimaskrcnn.test_time import ViewsConfig, detect_in_views
-from minimaskrcnn.weights import CategoryName, load_any, load_matching, read_any
+from minimaskrcnn.weights import CategoryName, load_any, read_any
 
 DEMO_TRAIN, DEMO_VAL = 3000, 100
 
@@ -101,8 +101,8 @@ def _train(options: argparse.Namespace) -> None:
     given = None if options.weights is None else read_any(options.weights)
     if given is None:
         model_config = from_scratch(model_config)
-    elif given.detectron2 is not None:
-        model_config = as_detectron2(model_config)
+    else:
+        model_config = starting_config(model_config, options.preset, given)
     model = MaskRCNN(model_config)
     if given is not None:
         fresh = load_matching(model, given.state_dict)

@@ -104,6 +104,10 @@ class MaskRCNN(nn.Module):
         super().__init__()
         if config.num_classes < 2:
             raise ValueError(f"num_classes counts the background and is at least 2, got {config.num_classes}")
+        if config.box_head.trunk == "res5" and (config.fpn is not None or config.resnet.stages != 3):
+            raise ValueError("box_head.trunk 'res5' is the fourth stage: it needs resnet.stages=3 and fpn=None")
+        if config.fpn is not None and config.resnet.dilated_c5:
+            raise ValueError("a pyramid needs strides that double: resnet.dilated_c5 needs fpn=None")
         self.config = config
         self.resnet = ResNet(config.resnet)
         self.fpn = None

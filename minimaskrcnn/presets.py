@@ -100,7 +100,8 @@ def keypoint_maskrcnn_resnet50_fpn_config(num_classes: int = 2) -> MaskRCNNConfi
 def as_detectron2(config: MaskRCNNConfig) -> MaskRCNNConfig:
     """`config` with detectron2's semantics, as its model zoo was trained: weights from there mean this.
 
-    Its resized sides are rounded where torchvision's are cut off; that pixel is left as it is.
+    Left as they are: its resized sides are rounded where torchvision's are cut off, and it smooths a picture that
+    shrinks.
     """
     plain, pyramid, people = config.resnet.groups == 1, config.fpn is not None, config.keypoint_head
     box_head, mask_head = replace(config.box_head, smooth_l1_beta=0.5 if people else 0.0), config.mask_head
@@ -132,7 +133,7 @@ def as_detectron2(config: MaskRCNNConfig) -> MaskRCNNConfig:
 
 
 def fasterrcnn_resnet50_fpn_config(num_classes: int = 91) -> MaskRCNNConfig:
-    """Faster R-CNN with RoIAlign: Mask R-CNN without the mask branch (the paper's table 3)."""
+    """Faster R-CNN with RoIAlign: Mask R-CNN without the mask branch (in the paper's table 3 with ResNet-101)."""
     return replace(maskrcnn_resnet50_fpn_config(num_classes), mask_head=None)
 
 

@@ -40,7 +40,8 @@ class ResNetConfig:
     groups: int = 1
     """Of a bottleneck's 3×3 convolution: 32 or 64 in ResNeXt."""
     group_width: int = 64
-    """Channels of a group in the first stage: 8 in ResNeXt-101-32x8d, 4 in 64x4d.  One group of 64 is a ResNet."""
+    """Channels of a group in the first stage where `width` is 64, else in proportion: 8 in ResNeXt-101-32x8d, 4 in
+    64x4d.  One group of 64 is a ResNet."""
     stride_on_1x1: bool = False
     """A bottleneck's stride is on its 1×1 convolution (He et al. 2015 and detectron2) or on its 3×3 (torchvision)."""
     dilated_c5: bool = False
@@ -50,6 +51,8 @@ class ResNetConfig:
         plain = (self.groups, self.group_width, self.stride_on_1x1) == (1, 64, False)
         if self.depth < 50 and not plain:
             raise ValueError(f"groups and the stride's place are a bottleneck's: depth {self.depth} has none")
+        if self.dilated_c5 and self.stages != 4:
+            raise ValueError(f"dilated_c5 is of the fourth stage: there are {self.stages}")
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -27,7 +27,8 @@ class ViewsConfig:
     """Which views of a picture are taken."""
 
     scales: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5)
-    """Of the model's own size: shorter sides of 400, 500, ..., 1200 where that is 800 (detectron2)."""
+    """Of the model's own size: shorter sides of 400, 500, ..., 1200 where that is 800 (detectron2).  The limit of the
+    longer side is scaled too (there it is 4000)."""
     flip: bool = True
     """Each of them mirrored too."""
 
@@ -61,7 +62,8 @@ def detect_in_views(
             seen = model._mask_probs(view.features, moved)
             probs.append(seen.flip(-1) if view.flipped else seen)
         if model.keypoint_head is not None:
-            seen = model._keypoint_logits(view.features, moved.boxes[0], torch.zeros_like(found.labels[0]))
+            places = _into_view(found.boxes[0], view, size, indices=not model.keypoint_head.config.pixel_centres)
+            seen = model._keypoint_logits(view.features, places, torch.zeros_like(found.labels[0]))
             heat_maps.append(_mirror_heat_maps(seen) if view.flipped else seen)
     keypoints = (None, None)
     if heat_maps:
@@ -97,9 +99,15 @@ def _boxes_in(model: MaskRCNN, view: View, size: ImageSize) -> Detections:
     return found._replace(boxes=(mirror(boxes, size[1]) if view.flipped else boxes)[None])
 
 
-def _into_view(boxes: Float[Tensor, "D 4"], view: View, size: ImageSize) -> Float[Tensor, "D 4"]:
-    """The picture's boxes in one view's pixels."""
-    there = mirror(boxes, size[1]) if view.flipped else boxes
+def _into_view(
+    boxes: Float[Tensor, "D 4"], view: View, size: ImageSize, *, indices: bool = False
+) -> Float[Tensor, "D 4"]:
+    """The picture's boxes in one view's pixels.
+
+    With `indices`, for a head that reads where the index x of a pixel lies in a box: a mirrored pixel has the index
+    width - 1 - x, where a mirrored coordinate is width - x.
+    """
+    there = mirror(boxes, size[1] - indices) if view.flipped else boxes
     return resize_boxes(there, size, view.batch.image_sizes[0])
 
 

@@ -176,21 +176,6 @@ def load_exactly(model: nn.Module, state_dict: StateDict, path: Path) -> None:
     model.load_state_dict(state_dict)
 
 
-def load_matching(model: nn.Module, state_dict: StateDict) -> list[str]:
-    """Load every tensor whose name and shape fit; returns the names of the model's that start afresh.
-
-    Raises ValueError where nothing fits.
-    """
-    own = model.state_dict()
-    fitting = {
-        name: value for name, value in state_dict.items() if name in own and value.shape == own[name].shape
-    }
-    if not fitting:
-        raise ValueError("no tensor of these weights fits the model: another architecture")
-    model.load_state_dict(fitting, strict=False)
-    return sorted(name for name in set(own) - set(fitting) if not name.endswith("num_batches_tracked"))
-
-
 # torchvision's names (new ones) to ours, tried in this order on the start of each name.
 _RESNET = (
     (r"^conv1\.", "stem.0."),
@@ -254,6 +239,8 @@ class AnyWeights(NamedTuple):
     state_dict: StateDict
     detectron2: Detectron2Network | None
     """Where they are detectron2's: its network, for whose semantics `presets.as_detectron2` stands."""
+    file: WeightsFile | None = None
+    """Where they are ours: all that the file says."""
 
 
 def read_any(path: Path) -> AnyWeights:
@@ -264,7 +251,8 @@ def read_any(path: Path) -> AnyWeights:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
-        return AnyWeights(load_weights(path).state_dict, None)
+        file = load_weights(path)
+        return AnyWeights(file.state_dict, None, file)
     if path.suffix == ".pkl":
         return _detectron2_weights(read_detectron2(path), path)
     try:
@@ -297,7 +285,7 @@ def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
     if path.suffix == ".safetensors" and path.is_file():
         model, file = load_model(path)
         return model, file.categories
-    state_dict, network = read_any(path)
+    state_dict, network, _ = read_any(path)
     if "box_head.classifier.weight" not in state_dict:
         raise ValueError(f"{path}: a backbone alone; give a detector's weights")
     classes = len(state_dict["box_head.classifier.weight"])

@@ -25,7 +25,7 @@ What the arrays do not say and a configuration has to:
 |---|---|
 | Mask R-CNN, Faster R-CNN: R50-C4, R101-C4, R50-DC5, R101-DC5, R50-FPN, R101-FPN, X101-FPN (any grouped 101) | yes |
 | Keypoint R-CNN: the FPN ones | yes |
-| these trained on LVIS or on anything with K classes | yes |
+| these trained on LVIS or on anything with K classes | yes; score threshold, detections and sizes are COCO's |
 | RetinaNet, Cascade R-CNN, panoptic and semantic heads, PointRend, DensePose, rotated boxes | no |
 | group norm, SyncBN in heads or pyramid, deformable convolution, convolutions in the box head | no |
 | class-agnostic boxes or masks, Fast R-CNN without proposals, RPN alone, a backbone alone, Caffe2's files | no |

@@ -23,6 +23,8 @@ from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.engine.evaluate import METRICS
 from minimaskrcnn.engine.recipes import PRESETS, Recipe
 from minimaskrcnn.engine.train import TrainConfig
+from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import as_detectron2
 from minimaskrcnn.weights import CategoryName, load_weights, read_safetensors, save_weights
 
 TINY = TrainConfig(
@@ -241,6 +243,16 @@ def test_train_leaves_weights_metrics_and_a_curve(place):
         assert "No curve: " in out
     else:
         assert width(run / "curve.png") > 100
+
+
+def test_training_keeps_the_semantics_of_the_weights_it_starts_from(place, tmp_path):
+    config = as_detectron2(tiny_config(5))
+    save_weights(tmp_path / "start.safetensors", MaskRCNN(config), preset="tiny", categories=[])
+    arguments = ("--data", place / "data", "--preset", "tiny", "--steps", 1, "--device", "cpu", "--out", tmp_path)
+    outcome = call("train", *arguments, "--weights", tmp_path / "start.safetensors")
+    assert outcome.code == 0 and "start afresh: box_head.classifier, " in outcome.out, outcome
+    trained = load_weights(tmp_path / "last.safetensors").config
+    assert trained == replace(config, num_classes=trained.num_classes) and trained.num_classes != 5
 
 
 def test_evaluate_gives_the_numbers_of_training(place, tmp_path):

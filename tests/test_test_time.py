@@ -6,16 +6,19 @@ import pytest
 import torch
 from models import random_image, tiny_config, tiny_model, with_keypoints
 
-from minimaskrcnn.data.transforms import FLIPPED_KEYPOINT
+from minimaskrcnn.data.transforms import FLIPPED_KEYPOINT, Batch
+from minimaskrcnn.keypoint_head import keypoint_targets
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.test_time import ViewsConfig, detect_in_views, mirror
+from minimaskrcnn.test_time import View, ViewsConfig, _into_view, detect_in_views, mirror
 
 PLAIN = ViewsConfig(scales=(1.0,), flip=False)
 
 
-def model_with_keypoints(seed: int = 0) -> MaskRCNN:
+def model_with_keypoints(seed: int = 0, *, pixel_centres: bool = False) -> MaskRCNN:
     torch.manual_seed(seed)
-    model = MaskRCNN(with_keypoints(tiny_config())).double().eval()
+    config = with_keypoints(tiny_config())
+    head = replace(config.keypoint_head, pixel_centres=pixel_centres)
+    model = MaskRCNN(replace(config, keypoint_head=head)).double().eval()
     with torch.no_grad():
         model.rpn.objectness.weight.mul_(50)
         model.rpn.deltas.weight.mul_(10)
@@ -38,7 +41,8 @@ def test_one_plain_view_is_the_model(paste):
 
 def test_a_mirrored_picture_gives_mirrored_results():
     """With flip=True both have the same two views, in other order."""
-    model, image = model_with_keypoints(1), random_image(50, 64, 3, dtype=torch.float64)
+    # Joints at pixels' centres mirror as boxes do, so that both views read the same RoIs.
+    model, image = model_with_keypoints(1, pixel_centres=True), random_image(50, 64, 3, dtype=torch.float64)
     config = ViewsConfig(scales=(1.0, 0.75))
     found, other = (detect_in_views(model, picture, config) for picture in (image, image.flip(-1)))
     assert len(found["boxes"]) > 3
@@ -48,7 +52,7 @@ def test_a_mirrored_picture_gives_mirrored_results():
     torch.testing.assert_close(found["masks"].flip(-1), other["masks"], atol=0.51, rtol=0)
     # Joint by joint; a tie of two pixels may be broken from either side.
     x, y = found["keypoints"][:, list(FLIPPED_KEYPOINT), :2].unbind(-1)
-    near = ((64 - x) - other["keypoints"][..., 0]).abs() < 1.1
+    near = ((63 - x) - other["keypoints"][..., 0]).abs() < 1.1
     near &= (y - other["keypoints"][..., 1]).abs() < 1.1
     assert near.double().mean() > 0.95
 
@@ -87,3 +91,19 @@ def test_a_picture_without_detections():
 def test_scales_must_be_positive(scales):
     with pytest.raises(ValueError, match="expected at least one, all above 0"):
         detect_in_views(tiny_model(), random_image(40, 50), ViewsConfig(scales=scales))
+
+
+@pytest.mark.parametrize("pixel_centres", [False, True])
+def test_a_mirrored_joint_lies_in_the_mirrored_cell(pixel_centres):
+    """What training aims at in a mirrored picture is the mirror image of what it aims at in the plain one."""
+    height, width, cells = 40, 60, 56
+    box = torch.tensor([[10.37, 4.0, 41.77, 30.0]])
+    view = View(Batch(torch.zeros(1, 3, height, width), [(height, width)], [(height, width)]), [], True)
+    there = _into_view(box, view, (height, width), indices=not pixel_centres)
+    for x in range(12, 41):
+        index = torch.tensor([[[float(x), 9.0, 2.0]]])
+        mirrored = torch.tensor([[[width - 1.0 - x, 9.0, 2.0]]])
+        shift = torch.tensor([0.5, 0.5, 0.0]) * pixel_centres
+        plain, _ = keypoint_targets(index + shift, box, cells)
+        seen, _ = keypoint_targets(mirrored + shift, there, cells)
+        assert seen.item() % cells == cells - 1 - plain.item() % cells, x

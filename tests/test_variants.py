@@ -224,6 +224,20 @@ def test_a_gpus_rows_do_not_enter_batch_norm(monkeypatch):
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (of("box_head", trunk="res5"), "needs resnet.stages=3 and fpn=None"),
+        (lambda c: of("resnet", stages=4)(tiny_c4(c)), "needs resnet.stages=3 and fpn=None"),
+        (of("resnet", stages=4, dilated_c5=True), "dilated_c5 needs fpn=None"),
+        (of("resnet", dilated_c5=True), "dilated_c5 is of the fourth stage: there are 3"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        MaskRCNN(change(tiny_config()))
+
+
 def test_softmax_masks_compete_and_sigmoid_masks_do_not():
     for activation, total in (("softmax", True), ("sigmoid", False)):
         model = make(of("mask_head", activation=activation)(tiny_config()))

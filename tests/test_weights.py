@@ -25,7 +25,6 @@ from minimaskrcnn.weights import (
     config_to_json,
     from_torchvision,
     load_any,
-    load_matching,
     load_model,
     load_weights,
     read_any,
@@ -138,28 +137,6 @@ def test_tensors_that_are_not_the_configurations(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             load_any(path)
         assert str(path) in one_line(error)
-
-
-def test_load_matching_says_what_starts_afresh():
-    old, new = tiny_model(9, seed=1), tiny_model(4, seed=2)
-    fresh = load_matching(new, old.state_dict())
-    heads = ("box_head.classifier", "box_head.deltas", "mask_head.predictor")
-    assert fresh == sorted(f"{head}.{kind}" for head in heads for kind in ("weight", "bias"))
-    untouched = tiny_model(4, seed=2).state_dict()
-    for name, value in new.state_dict().items():
-        assert torch.equal(value, untouched[name] if name in fresh else old.state_dict()[name]), name
-    assert load_matching(tiny_model(9, seed=3), old.state_dict()) == []
-
-
-def test_load_matching_does_not_count_counters():
-    model = tiny_model(4, norm="batch")
-    pretrained = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    assert load_matching(model, pretrained) == []
-
-
-def test_load_matching_refuses_what_fits_nowhere():
-    with pytest.raises(ValueError, match="no tensor of these weights fits"):
-        load_matching(tiny_model(), {"conv1.weight": torch.zeros(3)})
 
 
 KINDS = ("weight", "bias", "running_mean", "running_var")
