@@ -122,7 +122,7 @@ POOL = {"pooler.operation was 'roi_align', is 'roi_pool'", "pooler.mode was 'avg
 CHANGES = {
     ("2a", "ResNet-34-FPN"): {"resnet.depth was 18, is 34"},
     ("2a", "ResNeXt-50-FPN"): {
-        "resnet.depth was 18, is 50", "resnet.groups was 1, is 8", "resnet.group_width was 64, is 8",
+        "resnet.depth was 18, is 50", "resnet.groups was 1, is 8", "resnet.group_width was 64, is 32",
     },
     ("2b", "softmax"): {"mask_head.activation was 'sigmoid', is 'softmax'"},
     ("2c", "RoIPool, max"): POOL,
@@ -418,3 +418,11 @@ def test_without_matplotlib_there_is_a_table_all_the_same(
     ablation_run.write_report(REPORT, tmp_path)
     assert "No figure: the figure needs matplotlib: pip install" in capsys.readouterr().out
     assert (tmp_path / "table.md").is_file() and not (tmp_path / "figure.png").exists()
+
+
+def test_the_resnext_row_is_four_times_as_wide_within():
+    """As the paper's ResNeXt-101 32×8d beside ResNet-101: 256 channels in the first 3×3 convolution instead of 64."""
+    change = {row.name: row.change for row in TABLES["2a"].rows}["ResNeXt-50-FPN"]
+    config = change(TABLES["2a"].network(9))
+    conv = MaskRCNN(config).resnet.stages[0][0].conv2
+    assert (conv.in_channels, conv.groups) == (4 * config.resnet.width, 8)

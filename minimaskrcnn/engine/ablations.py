@@ -178,7 +178,7 @@ TABLE_2A = Table(
         Row("ResNet-34-C4", backbone(34, c4_config), (32.7, 54.2, 34.3)),
         Row("ResNet-18-FPN", unchanged, (33.6, 55.2, 35.3)),
         Row("ResNet-34-FPN", of("resnet", depth=34), (35.4, 57.3, 37.5)),
-        # 8 channels a group at this width: twice as wide within as the plain ResNet, as the paper's.
+        # 8 channels a group at this width: four times as wide within as the plain ResNet, as 32x8d is.
         Row("ResNeXt-50-FPN", of("resnet", depth=50, groups=8, group_width=32), (36.7, 59.5, 38.9)),
     ),
     note="Depth 18 stands for the paper's 50, 34 for its 101, and a ResNeXt-50 of 8 groups for its ResNeXt-101.",
