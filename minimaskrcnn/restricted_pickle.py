@@ -11,7 +11,7 @@ instructions' arguments; its unpickler does not run.
 | `numpy.core.multiarray.scalar` (also `numpy._core`) | Python's number |
 | `numpy.dtype` | bool, integer or float of 1 to 8 bytes, either byte order |
 | `_codecs.encode` to latin1 | bytes, as Python 3 writes them in protocol 2 |
-| `collections.OrderedDict` | dict |
+| `collections.OrderedDict` | dict, without attributes such as the versions in torch's state dicts |
 
 Python 2's strings are read as latin1.  Left out: every other name, objects in arrays, dtypes with fields, persistent
 ids, extension codes, sets, protocol 5's buffers, and dict keys that are neither str nor int (hashing nested tuples
@@ -296,6 +296,8 @@ class _Machine:
     def build(self, state: object) -> None:
         """Give the unfinished array or dtype on top of the stack its content."""
         target = self.stack[-1]
+        if type(target) is dict and type(state) is dict:
+            return  # attributes of an ordered dict
         if not isinstance(target, _Unfinished):
             raise ValueError(f"a state (BUILD) for a {type(target).__name__}, and only arrays have one")
         if target.dtype is not None:

@@ -345,17 +345,27 @@ def test_scalars_have_the_bytes_of_their_dtype(path):
             assert "with" in refusal(path, content)
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_attributes_of_an_ordered_dict_are_dropped(path, protocol):
+    """torch's state dicts are ordered dicts with `_metadata`; pickled as arrays they keep it."""
+    weights = OrderedDict(a=np.arange(3.0))
+    weights._metadata = OrderedDict({"": {"version": 1}})
+    path.write_bytes(pickle.dumps({"model": weights}, protocol))
+    found = read_restricted_pickle(path)
+    assert list(found) == ["model"] and type(found["model"]) is dict and list(found["model"]) == ["a"]
+    np.testing.assert_array_equal(found["model"]["a"], weights["a"])
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        b"}}b.",  # the state of a dict
+        b"}K\x01b.",  # the state of a dict
         b"](K\x01eK\x01b.",
-        b"ccollections\nOrderedDict\n)R}U\x01aK\x01sb.",
         b"cnumpy\nndarray\n}U\x0c__setstate__K\x01sb.",
         array_program(rest=b"}b"),
     ],
 )
-def test_only_arrays_have_a_state(path, content):
+def test_only_arrays_have_a_state_that_is_read(path, content):
     assert "a state (BUILD)" in refusal(path, content)
 
 
