@@ -8,15 +8,20 @@ identity.
 Left out: batch norm over ranks, and models that are split between devices.
 """
 
+import ctypes
 import json
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
@@ -70,26 +75,81 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-@contextmanager
-def processes() -> Iterator[str | None]:
-    """The process group that torchrun's environment describes, if any; yields this process's device, or None.
+def averaging(model: nn.Module) -> nn.Module:
+    """`model` with gradients that are averaged over ranks; in one process `model` itself."""
+    if world_size() == 1:
+        return model
+    # Every parameter is used in every step.  But without this flag DDP deals its gradients out to buckets anew after
+    # its first step, so that the first step of a resumed run would add them up in another order: of three ranks and
+    # more the last bits would differ from those of the uninterrupted run.  torch warns once that it is not needed.
+    return DistributedDataParallel(model, find_unused_parameters=True)
 
-    A GPU for each process where there are any, else the CPU.
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the first one's buffers: batch norm's running statistics are each process's own in a step."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
+def need_same(path: Path, found: str) -> None:
+    """ValueError, on all ranks, where at `path` some find something else than the first does: `found`, in words."""
+    all_found = gather_json(found)
+    others = [number for number, words in enumerate(all_found) if words != all_found[0]]
+    if others:
+        raise ValueError(
+            f"{path}: {all_found[0]} for rank 0, {all_found[others[0]]} for rank {', '.join(map(str, others))}: "
+            f"{path.parent} must be on a file system that all nodes share"
+        )
+
+
+def need_shared(path: Path) -> None:
+    """Wait for all ranks, and for the file that the first one wrote; ValueError where it is not there for another."""
+    wait_for_all()
+    need_same(path, "a file" if path.is_file() else "no file")
+
+
+@contextmanager
+def processes(device: str | None = None) -> Iterator[str | None]:
+    """The process group that torchrun's environment describes, if any; yields this process's device.
+
+    Under torchrun that is a GPU for each process where there are any, else the CPU; `device` may be "cpu" or "cuda",
+    and ValueError is raised for others and for more processes than GPUs.  Without it, it is `device` itself.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield None
+        yield device
         return
     missing = [
         name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
     ]
     if missing:
         raise ValueError(f"WORLD_SIZE is set but {', '.join(missing)} is not: start with torchrun")
-    device = "cpu"
-    if torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device != "cpu" else "gloo")
-    try:
-        yield device
-    finally:
-        distributed.destroy_process_group()
+    mine = _device_of_rank(device, int(os.environ["LOCAL_RANK"]))
+    _end_with_launcher()
+    if mine != "cpu":
+        torch.cuda.set_device(mine)
+    distributed.init_process_group("nccl" if mine != "cpu" else "gloo")
+    yield mine
+    # Not after an error: with NCCL this may wait for ranks that wait for this one.  Once the error is told and this
+    # process has left, torchrun ends the others.
+    distributed.destroy_process_group()
+
+
+def _device_of_rank(wish: str | None, local_rank: int) -> str:
+    if wish not in (None, "cpu", "cuda"):
+        raise ValueError(f"--device {wish}: under torchrun give cpu, or cuda for a GPU of each process's own")
+    if wish == "cpu" or (wish is None and not torch.cuda.is_available()):
+        return "cpu"
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; give torchrun "
+            "as many processes (--nproc-per-node), or train with --device cpu"
+        )
+    return f"cuda:{local_rank}"
+
+
+def _end_with_launcher() -> None:
+    """Linux ends this process when torchrun dies, also by SIGKILL: otherwise its ranks would train on, unattended."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

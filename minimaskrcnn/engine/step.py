@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minimaskrcnn.data.loader import generator_for
-from minimaskrcnn.distributed import rank, world_size
+from minimaskrcnn.distributed import gather_json, rank, wait_for_all, world_size
 from minimaskrcnn.engine.settings import TrainConfig, learning_rate
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
 
 class NotFinite(ValueError):
     """A loss or a gradient that is NaN or infinite; its text says which, at what step and of what pictures."""
+
+
+class GradientNotFinite(NotFinite):
+    """A gradient, which is the mean over all ranks: all of them raise it, in the same step."""
 
 
 def training_step(
@@ -36,14 +40,19 @@ def training_step(
     """One update; returns the losses, detached, and their sum as `loss`.
 
     Raises NotFinite, before any weight has changed, where a loss or a gradient is not finite; the batch is then
-    written into the folder `failed`, if one is given.
+    written into the folder `failed`, if one is given.  Of several processes each writes its share.
     """
     try:
         losses = _gradients(model, optimizer, images, targets, step, config)
     except NotFinite as error:
         if failed is None:
             raise
-        raise NotFinite(f"{error}; the batch is in {save_batch(failed, images, targets, step)}") from error
+        path = save_batch(failed, images, targets, step)
+        if isinstance(error, GradientNotFinite):
+            # The first process that leaves ends the others, also while they write.  After a loss the others are in
+            # the middle of their gradients, and would never come here.
+            wait_for_all()
+        raise type(error)(f"{error}; the batch is in {path}") from error
     optimizer.step()
     return losses
 
@@ -61,14 +70,17 @@ def _gradients(
     optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
     for part in range(config.accumulate):
-        share = slice(part, None, config.accumulate)
+        # In one piece: of one process or of many that deal a batch out in turn, a part has the same pictures.
+        start, end = (len(images) * bound // config.accumulate for bound in (part, part + 1))
+        share = slice(start, end)
         last = part == config.accumulate - 1
         # Gradients are averaged over processes once, with the last part.
         waits = isinstance(model, DistributedDataParallel) and not last
         with model.no_sync() if waits else nullcontext():
             losses = _backward(model, images[share], targets[share], step, config)
         total = {name: total.get(name, 0) + value / config.accumulate for name, value in losses.items()}
-    _check_gradients(model, targets, step, config.clip_norm)
+    plain = model.module if isinstance(model, DistributedDataParallel) else model
+    _check_gradients(plain, targets, step, config.clip_norm)
     return total
 
 
@@ -103,7 +115,8 @@ def _check_gradients(model: nn.Module, targets: list[Any], step: int, clip_norm:
             (n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()),
             "all of them, each finite, together",
         )
-        raise NotFinite(f"step {step}: the gradient of {first} is not finite; images {_ids(targets)}")
+        ids = [image_id for share in gather_json(_ids(targets)) for image_id in share]
+        raise GradientNotFinite(f"step {step}: the gradient of {first} is not finite; images {ids}")
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
 
