@@ -18,7 +18,7 @@ from minimaskrcnn.data.commands import describe_skipped, find_pictures
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.devices import choose_device, describe_device
-from minimaskrcnn.distributed import processes, rank, wait_for_all, world_size
+from minimaskrcnn.distributed import need_shared, processes, rank, world_size
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
 from minimaskrcnn.engine import ablation_run, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
@@ -79,8 +79,7 @@ def train(options: argparse.Namespace) -> None:
         # cuBLAS reads it when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    with processes() as device:
-        options.device = options.device or device
+    with processes(options.device) as options.device:
         _train(options)
 
 
@@ -136,11 +135,15 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.results is not None:
         results.evaluate(options.results, options.out, options.annotations, options.data, options.split)
         return
+    with processes(options.device) as options.device:
+        _evaluate(options)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
     model, categories = load_any(options.weights)
     model.to(choose_device(options.device))
     dataset = _limited(_open(options, "val", model.keypoint_head is not None), options.limit)
-    known = {category.id for category in dataset.categories}
-    category_of = {c.label: c.category_id for c in categories if c.category_id in known}
+    category_of = {c.label: c.category_id for c in categories if c.category_id in dataset.label_of}
     if not category_of:
         raise ValueError(f"{options.weights} and {dataset.annotation_file} have no category id in common")
     metrics, detections = evaluate_dataset(
@@ -151,11 +154,12 @@ def evaluate(options: argparse.Namespace) -> None:
         workers=options.workers,
         views=ViewsConfig() if options.views else None,
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "metrics.json", metrics)
-    write_json(options.out / "results.json", detections)
-    print(format_metrics(metrics))
-    print(f"Written: {options.out / 'metrics.json'}, {options.out / 'results.json'}")
+    if rank() == 0:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(options.out / "metrics.json", metrics)
+        write_json(options.out / "results.json", detections)
+        print(format_metrics(metrics))
+        print(f"Written: {options.out / 'metrics.json'}, {options.out / 'results.json'}")
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -264,7 +268,7 @@ def _root(options: argparse.Namespace) -> Path:
     root = options.out / ("toybox" if usual else f"toybox_{preset}")
     if rank() == 0:
         demo_scenes(root, None if usual else scenes)
-    wait_for_all()
+    need_shared(root / "toybox.json")
     return root
 
 

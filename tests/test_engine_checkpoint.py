@@ -34,7 +34,7 @@ def test_there_and_back(tmp_path, optimizer):
     save(path, model, state)
     other = tiny_model(norm="batch", seed=4)
     other_state = make_optimizer(other, TrainConfig(optimizer=optimizer, lr=0.01))
-    assert load_checkpoint(path, other, other_state, SETTINGS) == 5
+    assert load_checkpoint(path, other, other_state, SETTINGS) == (5, 1)
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
     saved, restored = state.state_dict()["state"], other_state.state_dict()["state"]
@@ -66,7 +66,8 @@ def test_what_is_not_resumed(tmp_path):
     path = tmp_path / "last.safetensors"
     save(path, *trained("sgd", norm="group"))
     narrower = replace(tiny_config(), fpn=replace(tiny_config().fpn, channels=8))
-    refused(path, MaskRCNN(narrower), SETTINGS, "another model configuration \\(preset 'tiny'\\)")
+    change = "another model configuration: fpn.channels was 16, is 8; go on with the --preset and the --weights"
+    refused(path, MaskRCNN(narrower), SETTINGS, change)
     refused(path, tiny_model(seed=1), {**SETTINGS, "lr": 0.5}, "other settings: lr was 0.01, is 0.5")
     fewer = {name: value for name, value in SETTINGS.items() if name != "clip_norm"} | {"seed": 3}
     refused(path, tiny_model(seed=1), fewer, "other settings: seed was None, is 3")
@@ -75,6 +76,24 @@ def test_what_is_not_resumed(tmp_path):
     refused(path, tiny_model(seed=1), SETTINGS, "weights without training state cannot be resumed")
     path.write_bytes(b"something else")
     refused(path, tiny_model(seed=1), SETTINGS, "not a readable safetensors file")
+
+
+def test_other_data_are_named(tmp_path):
+    path = tmp_path / "last.safetensors"
+    model, state = trained("sgd", norm="group")
+    data = {"categories": {str(i): f"{i} thing" for i in range(1, 9)}, "pictures": 5, "ids_and_annotations": "0a"}
+    save_checkpoint(
+        path, model, state, step=5, settings={**SETTINGS, "data": data}, preset="tiny", categories=[]
+    )
+    assert load_checkpoint(path, model, state, {**SETTINGS, "data": data}).step == 5
+    fewer = {"categories": {"1": "1 thing", "2": "7 bus"}, "pictures": 4, "ids_and_annotations": "0b"}
+    message = "other settings: data.categories.2 was '2 thing', is '7 bus', .* and 4 more$"
+    refused(path, tiny_model(seed=1), {**SETTINGS, "data": fewer}, message)
+    less = {**data, "pictures": 4}
+    refused(path, tiny_model(seed=1), {**SETTINGS, "data": less}, "other settings: data.pictures was 5, is 4$")
+    # A file that says nothing of its data.
+    save(path, model, state)
+    assert load_checkpoint(path, model, state, {**SETTINGS, "data": data}).step == 5
 
 
 def test_a_checkpoint_survives_the_next_one_failing(tmp_path, monkeypatch):
@@ -89,4 +108,4 @@ def test_a_checkpoint_survives_the_next_one_failing(tmp_path, monkeypatch):
     monkeypatch.setattr("minimaskrcnn.weights.save_file", full)
     with pytest.raises(OSError, match="no space left"):
         save(path, model, state, step=6)
-    assert load_checkpoint(path, model, state, SETTINGS) == 5
+    assert load_checkpoint(path, model, state, SETTINGS).step == 5

@@ -1,5 +1,6 @@
 """Training: the schedule by hand, one step by hand, and a run that goes on as if it had not been cut off."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -21,7 +22,7 @@ from minimaskrcnn.engine.train import (
     train_model,
     training_step,
 )
-from minimaskrcnn.weights import load_weights, read_safetensors
+from minimaskrcnn.weights import CategoryName, load_weights, read_safetensors
 
 SHORT = TrainConfig(
     steps=4,
@@ -336,6 +337,81 @@ def test_a_run_with_other_settings_is_not_resumed(dataset, tmp_path):
         run(tiny_model(), dataset, tmp_path, replace(config, lr=0.5, steps=2), resume=True)
     # How often it reports is no such setting.
     run(tiny_model(), dataset, tmp_path, replace(config, log_every=7, checkpoint_every=3), resume=True)
+
+
+def test_a_run_on_other_data_is_not_resumed(dataset, tmp_path):
+    config = replace(SHORT, steps=1)
+    run(tiny_model(), dataset, tmp_path, config)
+    with pytest.raises(ValueError, match=r"data\.ids_and_annotations was .*, data\.pictures was 5, is 4$"):
+        run(tiny_model(), dataset.first(4), tmp_path, config, resume=True)
+    with pytest.raises(ValueError, match=r"settings: data\.ids_and_annotations was '\w+', is '\w+'$"):
+        run(tiny_model(), dataset.subset([0, 1, 2, 4, 3]), tmp_path, config, resume=True)
+    changed = copy.copy(dataset)
+    changed.annotation_file = tmp_path / "other.json"
+    changed.annotation_file.write_bytes(dataset.annotation_file.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"settings: data\.ids_and_annotations was '\w+', is '\w+'$"):
+        run(tiny_model(), changed, tmp_path, config, resume=True)
+    bus = [CategoryName(1, 77, "bus")]
+    with pytest.raises(ValueError, match=r"settings: data\.categories\.1 was None, is '77 bus'$"):
+        train_model(tiny_model(), dataset, tmp_path, config, preset="tiny", categories=bus, resume=True)
+
+
+def test_a_new_run_that_ends_early_does_not_go_on_as_the_old_one(dataset, tmp_path):
+    run(tiny_model(), dataset, tmp_path, SHORT, evaluation=lambda model: METRICS)
+    with pytest.raises(Interrupted):
+        run(tiny_model(seed=5), dataset, tmp_path, replace(SHORT, eval_every=1), evaluation=interrupt)
+    # Its first checkpoint would have come after step 2.
+    assert not list(tmp_path.glob("*.safetensors"))
+    run(tiny_model(seed=5), dataset, tmp_path, SHORT, resume=True)
+    run(tiny_model(seed=5), dataset, tmp_path / "alone", SHORT)
+    assert lines(tmp_path) == lines(tmp_path / "alone")
+
+
+def test_one_run_at_a_time_writes_into_a_folder(dataset, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    config = replace(SHORT, steps=1)
+    run(tiny_model(), dataset, tmp_path, config)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with (tmp_path / ".lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process is training in it"):
+            run(tiny_model(), dataset, tmp_path, config)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    run(tiny_model(), dataset, tmp_path, config)
+
+
+def test_it_says_where_it_goes_on(dataset, tmp_path, capsys, monkeypatch):
+    config, last = replace(SHORT, steps=1), tmp_path / "last.safetensors"
+    run(tiny_model(), dataset, tmp_path, config)
+    assert "step 0" not in capsys.readouterr().out
+    last.unlink()
+    run(tiny_model(), dataset, tmp_path, config, resume=True)
+    assert f"There is no {last}: starts at step 0" in capsys.readouterr().out.splitlines()
+    run(tiny_model(), dataset, tmp_path, config, resume=True)
+    assert capsys.readouterr().out.splitlines() == [f"Goes on from {last} after 1 steps"]
+    monkeypatch.setattr("minimaskrcnn.engine.checkpoint.world_size", lambda: 4)
+    last.unlink()
+    run(tiny_model(), dataset, tmp_path, config)
+    run(tiny_model(), dataset, tmp_path, config, resume=True)
+    assert "Begun by 4 processes, now 1: losses keep their meaning" in capsys.readouterr().out
+
+
+def test_a_log_is_cut_by_replacing_it(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    log = Log(path, 0)
+    for step in (1, 2):
+        log.write(step=step)
+    whole = path.read_bytes()
+
+    def killed(temporary: Path, path: Path) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("minimaskrcnn.engine.train.replace_durably", killed)
+    with pytest.raises(Interrupted):
+        Log(path, 1)
+    assert path.read_bytes() == whole
+    # Nothing to cut, nothing to write.
+    Log(path, 2)
 
 
 def test_log_cuts_what_follows_the_checkpoint(tmp_path):

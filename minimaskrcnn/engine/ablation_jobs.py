@@ -27,6 +27,7 @@ from minimaskrcnn import __version__
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.settings import differences
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.weights import CategoryName
@@ -72,15 +73,6 @@ def claim(job: Job) -> None:
         return
     job.folder.mkdir(parents=True, exist_ok=True)
     write_json(file, wanted)
-
-
-def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """Each field of nested dicts that is another, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            yield from differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
-    elif found != wanted:
-        yield f"{name} was {found!r}, is {wanted!r}"
 
 
 def run_job(job: Job) -> None:

@@ -7,10 +7,13 @@ random state there is.  Nothing is ever unpickled.
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from minimaskrcnn.distributed import world_size
+from minimaskrcnn.engine.settings import differences
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import (
     TRAINING_PREFIX,
@@ -20,6 +23,15 @@ from minimaskrcnn.weights import (
     read_safetensors,
     save_weights,
 )
+
+
+class Resumed(NamedTuple):
+    """What a checkpoint says of its run."""
+
+    step: int
+    """Steps done."""
+    processes: int
+    """That made it; 0 where the file does not say."""
 
 
 def save_checkpoint(
@@ -33,7 +45,7 @@ def save_checkpoint(
     categories: list[CategoryName],
 ) -> None:
     """Write model, optimiser and `step` steps done; `settings` are those that a resumed run must share."""
-    metadata = {"step": str(step), "settings": json.dumps(settings)}
+    metadata = {"step": str(step), "settings": json.dumps(settings), "processes": str(world_size())}
     training = _optimizer_tensors(optimizer)
     save_weights(
         path, model, preset=preset, categories=categories, training=training, training_metadata=metadata
@@ -42,10 +54,11 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, settings: dict[str, object]
-) -> int:
+) -> Resumed:
     """Restore model and optimiser in place; returns the steps done.
 
-    Raises ValueError where the file is no checkpoint, or was made with another model or other settings.
+    Raises ValueError where the file is no checkpoint, or was made with another model, other settings or other data.
+    An older file that says nothing of its data is taken on trust.
     """
     file = load_weights(path)
     tensors, metadata = read_safetensors(path)
@@ -53,13 +66,16 @@ def load_checkpoint(
         raise ValueError(
             f"{path}: weights without training state cannot be resumed (start from them: --weights)"
         )
-    if config_to_json(file.config) != config_to_json(model.config):
-        raise ValueError(f"{path}: made with another model configuration (preset {file.preset!r})")
+    changes = _changes(config_to_json(file.config), config_to_json(model.config))
+    if changes:
+        raise ValueError(
+            f"{path}: made with another model configuration: {changes}; go on with the --preset and "
+            "the --weights that the run began with"
+        )
     saved = json.loads(metadata["settings"])
-    wanted = json.loads(json.dumps(settings))
-    differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
-    if differing:
-        changes = ", ".join(f"{name} was {saved.get(name)!r}, is {wanted.get(name)!r}" for name in differing)
+    wanted = {name: value for name, value in settings.items() if name != "data" or name in saved}
+    changes = _changes(metadata["settings"], json.dumps(wanted))
+    if changes:
         raise ValueError(f"{path}: made with other settings: {changes}")
     model.load_state_dict(file.state_dict)
     training = {
@@ -68,7 +84,13 @@ def load_checkpoint(
         if name.startswith(TRAINING_PREFIX)
     }
     _restore_optimizer(optimizer, training)
-    return int(metadata["step"])
+    return Resumed(int(metadata["step"]), int(metadata.get("processes", 0)))
+
+
+def _changes(saved: str, wanted: str) -> str:
+    """What differs in two JSON texts, the first few differences of many."""
+    found = list(differences(json.loads(saved), json.loads(wanted)))
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

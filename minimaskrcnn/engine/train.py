@@ -2,29 +2,43 @@
 
 What is trained how is in `settings.py`, one update in `step.py`.  Everything random is drawn from (seed, step) or
 (seed, step, image id), so nothing depends on the number of loader workers or of processes: N of them that share a
-batch have the gradients that one has.
+batch have the gradients that one has, except batch norm's statistics, which are each process's own.
 """
 
-import dataclasses
+import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import training_batches
-from minimaskrcnn.distributed import gather_json, mean_over_ranks, rank, wait_for_all, world_size
+from minimaskrcnn.distributed import (
+    averaging,
+    gather_json,
+    mean_over_ranks,
+    need_same,
+    rank,
+    share_buffers,
+    wait_for_all,
+    world_size,
+)
 from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
 from minimaskrcnn.engine.evaluate import Metrics
-from minimaskrcnn.engine.settings import TrainConfig, learning_rate, make_optimizer
+from minimaskrcnn.engine.settings import TrainConfig, learning_rate, make_optimizer, run_settings
 from minimaskrcnn.engine.step import NotFinite, training_step
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.weights import CategoryName
+from minimaskrcnn.weights import CategoryName, replace_durably
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 __all__ = [
     "Log",
@@ -37,22 +51,23 @@ __all__ = [
 ]
 
 
-def _run_settings(config: TrainConfig) -> dict[str, object]:
-    """What a resumed run must share with its beginning: all but how often it reports."""
-    quiet = {"log_every", "eval_every", "checkpoint_every"}
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in quiet}
-
-
 class Log:
     """`metrics.jsonl`: one JSON object a line, {"step": ..., losses} or {"step": ..., "eval": {...}}."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         """Open for appending; lines after `first_step` belong to a run that was cut off, and are dropped."""
         self.path = path
+        text = path.read_text() if path.exists() else None
         # What follows the last line's end was cut off while it was written.
-        lines = path.read_text().splitlines(keepends=True) if path.exists() and first_step else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept))
+        lines = (text or "").splitlines(keepends=True) if first_step else []
+        kept = "".join(
+            line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step
+        )
+        if kept != text:
+            # Not in place: a kill in between must not lose the lines before.
+            temporary = path.with_name(path.name + ".tmp")
+            temporary.write_text(kept)
+            replace_durably(temporary, path)
 
     def write(self, **values: Any) -> None:
         with self.path.open("a") as file:
@@ -87,18 +102,38 @@ def train_model(
 
     `evaluation` is called every `eval_every` steps and at the end; the best checkpoint is the one with the
     highest mask AP (keypoint AP without masks, box AP without both).  With `resume` it goes on from
-    `last.safetensors`, if there is one.  Returns the last evaluation's metrics.  Of several processes
-    (`distributed.py`) the first writes.
+    `last.safetensors`, if there is one; otherwise both files of an older run are removed.  Returns the last
+    evaluation's metrics.  Of several processes (`distributed.py`) the first writes.  ValueError where another run
+    is writing into `run`.
     """
     run.mkdir(parents=True, exist_ok=True)
+    with _alone_in(run):
+        return _train(model, dataset, run, config, preset, categories, workers, resume, evaluation)
+
+
+def _train(
+    model: MaskRCNN,
+    dataset: CocoDataset,
+    run: Path,
+    config: TrainConfig,
+    preset: str,
+    categories: list[CategoryName],
+    workers: int,
+    resume: bool,
+    evaluation: Callable[[MaskRCNN], Metrics] | None,
+) -> Metrics:
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, config)
-    last, settings = run / "last.safetensors", _run_settings(config)
-    first = load_checkpoint(last, model, optimizer, settings) if resume and last.exists() else 0
-    # Before the first rank writes a new one.
+    last, settings = run / "last.safetensors", run_settings(config, dataset, categories)
+    first = _resumed(last, model, optimizer, settings) if resume else 0
+    # The first rank removes and writes only when all have read.
     wait_for_all()
+    if rank() == 0 and not first:
+        # Before the log: a new run that ends before its first checkpoint must not go on as the old one.
+        for old in (last, run / "best.safetensors"):
+            old.unlink(missing_ok=True)
     log = Log(run / "metrics.jsonl", first) if rank() == 0 else None
-    together = DistributedDataParallel(model) if world_size() > 1 else model
+    together = averaging(model)
 
     def save(path: Path, done: int) -> None:
         if rank() == 0:
@@ -127,6 +162,45 @@ def train_model(
     return metrics
 
 
+@contextlib.contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Hold the first rank's lock on a folder, which the system takes back however the process ends."""
+    if rank() or fcntl is None:
+        yield
+        return
+    handle = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{run}: another process is training in it; end that, or name another") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def _resumed(
+    last: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, settings: dict[str, object]
+) -> int:
+    """The steps done by the run that goes on from `last`; 0 where it is not there."""
+    exists = last.exists()
+    need_same(last, "a checkpoint" if exists else "no checkpoint")
+    if not exists:
+        _say(f"There is no {last}: starts at step 0")
+        return 0
+    step, before = load_checkpoint(last, model, optimizer, settings)
+    need_same(last, f"a checkpoint of step {step}")
+    _say(f"Goes on from {last} after {step} steps")
+    if before not in (0, world_size()):
+        _say(
+            f"Begun by {before} processes, now {world_size()}: losses keep their meaning, but are not bit by bit "
+            "those of an uninterrupted run"
+        )
+    return step
+
+
 class _Judge:
     """Evaluates, and keeps the best checkpoint; `known` is what was found at the step that a run goes on from."""
 
@@ -143,6 +217,8 @@ class _Judge:
         self.known, self.best = gather_json(mine)[0]
 
     def __call__(self, model: MaskRCNN, done: int) -> Metrics:
+        # Those of the checkpoint, which is the first rank's.
+        share_buffers(model)
         metrics = self.evaluation(model)
         # The line comes last: where it stands, the best checkpoint does too.
         if _score(metrics) > self.best:
@@ -180,6 +256,11 @@ def _report(log: Log | None, bar: tqdm, done: int, rate: float, losses: dict[str
     values = {name: round(value.item(), 6) for name, value in losses.items()}
     log.write(step=done, lr=rate, **values)
     bar.set_postfix(loss=f"{values['loss']:.3f}")
+
+
+def _say(text: str) -> None:
+    if rank() == 0:
+        tqdm.write(text)
 
 
 def _score(metrics: Metrics) -> float:
