@@ -20,16 +20,9 @@ from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.devices import choose_device, describe_device
 from minimaskrcnn.distributed import need_shared, processes, rank, world_size
 from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
-from minimaskrcnn.engine import ablation_run, results
+from minimaskrcnn.engine import ablation_run, recipes, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
-from minimaskrcnn.engine.recipes import (
-    PRESETS,
-    Recipe,
-    cpu_precision,
-    for_processes,
-    from_scratch,
-    with_batch_size,
-)
+from minimaskrcnn.engine.recipes import PRESETS, Recipe, for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.fine_tune import load_matching, starting_config
 from minimaskrcnn.mask_rcnn import MaskRCNN
@@ -43,7 +36,7 @@ def demo(options: argparse.Namespace) -> None:
     """Generated scenes, the toy recipe from scratch, AP on held-out scenes, pictures of what it found."""
     recipe = PRESETS["maskrcnn_toy"]
     steps = options.steps or recipe.training.steps
-    config = replace(recipe.training, seed=options.seed, steps=steps, precision=cpu_precision())
+    config = replace(recipe.training, seed=options.seed, steps=steps, precision=recipes.cpu_precision())
     print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
     root = demo_scenes(options.out / "toybox")
     dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
@@ -106,7 +99,9 @@ def _train(options: argparse.Namespace) -> None:
     if given is not None:
         fresh = load_matching(model, given.state_dict)
         heads = sorted({".".join(name.split(".")[:2]) for name in fresh})
-        _say(f"Started from {options.weights}; start afresh: {', '.join(heads) or 'nothing'}.")
+        # A run that goes on takes its weights from its checkpoint.
+        if not (options.resume and (options.out / "last.safetensors").exists()):
+            _say(f"Started from {options.weights}; start afresh: {', '.join(heads) or 'nothing'}.")
     model.to(device)
     _say(
         f"Training {options.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} "
@@ -154,12 +149,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         workers=options.workers,
         views=ViewsConfig() if options.views else None,
     )
-    if rank() == 0:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / "metrics.json", metrics)
-        write_json(options.out / "results.json", detections)
-        print(format_metrics(metrics))
-        print(f"Written: {options.out / 'metrics.json'}, {options.out / 'results.json'}")
+    if rank():
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "metrics.json", metrics)
+    write_json(options.out / "results.json", detections)
+    print(format_metrics(metrics))
+    print(f"Written: {options.out / 'metrics.json'}, {options.out / 'results.json'}")
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -138,7 +138,8 @@ BAD = {
     f"train {DATA} --weights {{p}}/text.safetensors": "text.safetensors: not a readable safetensors file",
     f"train {DATA} --weights {{p}}/foreign.safetensors": "not a weights file of minimaskrcnn",
     "train --data {p}/data --preset tiny --device cpu --out {p}/run --resume --steps 9": "steps was 2, is 9",
-    "train --data {p}/data --preset maskrcnn_resnet18_fpn --device cpu --out {p}/run --resume": "configuration",
+    "train --data {p}/data --split val --preset tiny --device cpu --out {p}/run --resume": "pictures was 4, is 2",
+    "train --data {p}/data --preset maskrcnn_resnet18_fpn --device cpu --out {p}/run --resume": "--weights that",
     f"train {ANY} {{p}}/nothing.json": "nothing.json: no such annotation file",
     f"train {ANY} {{p}}/broken.json": "broken.json: not JSON",
     f"train {ANY} {{p}}/list.json": "list.json: expected an object",
@@ -325,6 +326,7 @@ def test_resume_goes_on(place, tmp_path):
         "train", "--data", place / "data", "--preset", "tiny", "--out", run, "--device", "cpu", "--resume"
     )
     # The run is complete: nothing is trained, and its metrics are the same again.
+    assert f"Goes on from {run / 'last.safetensors'} after 2 steps" in outcome.out.splitlines()
     assert outcome.code == 0 and (run / "last.safetensors").read_bytes() == before
     assert check_metrics(run / "metrics.json") == check_metrics(place / "run" / "metrics.json")
 
@@ -337,6 +339,10 @@ def test_weights_with_another_number_of_classes(place, tmp_path):
     assert "start afresh: box_head.classifier, box_head.deltas, mask_head.predictor." in outcome.out
     outcome = call(*common, "--weights", place / "run" / "last.safetensors", "--out", tmp_path / "again")
     assert outcome.code == 0 and "start afresh: nothing." in outcome.out
+    # A run that goes on does not start from them again.
+    again = (*common, "--weights", place / "run" / "last.safetensors", "--out", tmp_path / "again", "--resume")
+    outcome = call(*again)
+    assert outcome.code == 0 and "Goes on from" in outcome.out and "Started from" not in outcome.out
 
 
 def test_flags_reach_the_run(place, tmp_path):

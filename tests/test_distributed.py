@@ -16,7 +16,7 @@ from torch import distributed
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.distributed import processes, shared_divisor
 from minimaskrcnn.engine.evaluate import evaluate_dataset, in_turn, shared_pictures
-from minimaskrcnn.weights import load_model, read_safetensors, save_weights
+from minimaskrcnn.weights import CategoryName, load_model, read_safetensors, save_weights
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 SECONDS = 240
@@ -168,9 +168,11 @@ def test_an_error_of_one_rank_is_told_and_ends_all(tmp_path):
 
 
 def test_the_command_evaluate_shares_the_pictures(alone, tmp_path):
-    weights = alone / "run-1" / "last.safetensors"
-    options = ["--data", str(alone / "scenes"), "--weights", str(weights), "--batch-size", "2", "--device", "cpu"]
-    arguments = ["-m", "minimaskrcnn", "evaluate", *options, "--out"]
+    dataset, weights = open_coco(alone / "scenes", "val"), tmp_path / "tiny.safetensors"
+    categories = [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
+    save_weights(weights, tiny_model(dataset.num_classes), preset="tiny", categories=categories)
+    options = ["--data", alone / "scenes", "--weights", weights, "--batch-size", 2, "--device", "cpu"]
+    arguments = ["-m", "minimaskrcnn", "evaluate", *map(str, options), "--out"]
     one = outcome([sys.executable, *arguments, str(tmp_path / "one")])
     two = outcome([*torchrun(2), *arguments, str(tmp_path / "two")])
     assert one.returncode == two.returncode == 0, two.stderr[-3000:]
