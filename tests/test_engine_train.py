@@ -367,6 +367,14 @@ def test_a_new_run_that_ends_early_does_not_go_on_as_the_old_one(dataset, tmp_pa
     assert lines(tmp_path) == lines(tmp_path / "alone")
 
 
+def test_a_new_run_that_cannot_begin_leaves_the_old_one(dataset, tmp_path):
+    config = replace(SHORT, steps=1)
+    run(tiny_model(), dataset, tmp_path, config)
+    with pytest.raises(ValueError, match="0 samples"):
+        run(tiny_model(), dataset.first(0), tmp_path, config)
+    assert step_of(tmp_path / "last.safetensors") == 1 and len(lines(tmp_path)) == 1
+
+
 def test_one_run_at_a_time_writes_into_a_folder(dataset, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     config = replace(SHORT, steps=1)

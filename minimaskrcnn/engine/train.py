@@ -126,7 +126,8 @@ def _train(
     optimizer = make_optimizer(model, config)
     last, settings = run / "last.safetensors", run_settings(config, dataset, categories)
     first = _resumed(last, model, optimizer, settings) if resume else 0
-    # The first rank removes and writes only when all have read.
+    batches = _batches(dataset, config, first, workers)
+    # The first rank removes and writes only when all have read, and what they read can be trained on.
     wait_for_all()
     if rank() == 0 and not first:
         # Before the log: a new run that ends before its first checkpoint must not go on as the old one.
@@ -146,7 +147,6 @@ def _train(
     if judge is not None and first and _due(first, config.eval_every, config.steps):
         # A run that was cut off between its checkpoint and its evaluation makes up for it.
         metrics = judge.known or judge(model, first)
-    batches = _batches(dataset, config, first, workers)
     quiet = None if rank() == 0 else True
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=quiet)
     for step, (images, targets) in zip(bar, batches):
