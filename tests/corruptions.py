@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from models import tiny_config, tiny_model, with_keypoints, write_scenes
-from PIL import Image
+from PIL import Image, features
 
 from minimaskrcnn.data.check import check_folder
 from minimaskrcnn.data.coco import CocoDataset, open_coco
@@ -37,7 +37,7 @@ NAN, INF = float("nan"), float("inf")
 DEEP = "nested a hundred thousand deep"  # replaced in the text: json.dumps cannot write it
 SECONDS = 60  # after which a case counts as hanging
 JUNK = [
-    None, True, False, 0, -1, 1, 0.5, -0.0, NAN, INF, -INF, 1e308, -1e308, 1e-300, 10**30, -(10**30), 2**63, 2**31,
+    None, True, False, 0, -1, 1, 0.5, -0.0, NAN, INF, -INF, 1e308, -1e308, 1e-300, 10**30, -(10**30), 10**400, 2**63, 2**31,
     "", "text", "1", "\ud800", "\0", "é" * 70000, [], {}, [[]], [{}], {"a": 1}, [None], [NAN] * 4, [0] * 4,
     [1e308] * 4, ["1"] * 4, [10**30] * 4, [[0, 0, 9, 0]], [[1, 2, NAN, 4, 5, 6]], [[5, 5] * 40], [[[1]]],
     {"size": [48, 48], "counts": "oooooooooooo"}, {"size": [1, 1], "counts": [1]}, {"size": None}, {"counts": []},
@@ -310,6 +310,9 @@ REPLACED: dict[str, Callable[[Path, random.Random], Any]] = {
     "F": _noise("F", "TIFF"),
     "LA": _noise("LA", "PNG"),
     "WEBP": _noise("RGB", "WEBP"),
+    "ICNS": _noise("RGB", "ICNS"),
+    **({"AVIF": _noise("RGB", "AVIF")} if features.check("avif") else {}),
+    "EPS": _noise("RGB", "EPS"),
     "deflate": _noise("RGB", "TIFF", compression="tiff_adobe_deflate"),
 }
 KINDS = [

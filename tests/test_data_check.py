@@ -91,6 +91,7 @@ OF_ONE_ANNOTATION = {
     "id of 65 bits": ({"category_id": 2**64}, "error", "'category_id' must be an integer of 64 bits"),
     "crowd of 2": ({"iscrowd": 2}, "error", "'iscrowd' must be 0 or 1"),
     "area as text": ({"area": "big"}, "error", "'area' must be a finite number, got 'big'"),
+    "area of 401 digits": ({"area": 10**400}, "error", "'area' must be a finite number, got 1000"),
     "16 joints": ({"keypoints": POSE[3:]}, "error", "17 times x, y, v, got 48 numbers"),
     "v of 3": ({"keypoints": [2, 3, 3] * 17}, "error", "v must be 0, 1 or 2"),
     "joint in the next town": ({"keypoints": [1e30, 3, 2] * 17}, "error", "a keypoint lies at 1e+30"),

@@ -1,9 +1,13 @@
 """Picture files of every mode come out as RGB in 0..1, the right way up."""
 
+import contextlib
+import io
+import struct
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, features
 
 from minimaskrcnn.data.pictures import ORIENTATION, read_image
 
@@ -152,3 +156,37 @@ def test_files_that_are_no_pictures(tmp_path, rgb):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
             read_image(tmp_path / name)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="a Pillow without AVIF")
+def test_damaged_avif_is_an_error_of_its_file(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "p.avif")
+    whole = (tmp_path / "p.avif").read_bytes()
+    messages = set()
+    for place in range(80, 130):
+        (tmp_path / "p.avif").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with contextlib.suppress(ValueError):
+            read_image(tmp_path / "p.avif")
+            continue
+        with pytest.raises(ValueError, match=r"p\.avif: ") as caught:
+            read_image(tmp_path / "p.avif")
+        messages.add(type(caught.value.__cause__))
+    assert RuntimeError in messages
+
+
+def test_an_icon_whose_picture_lacks_its_palette_is_an_error_of_its_file(tmp_path):
+    whole = io.BytesIO()
+    Image.new("P", (128, 128)).save(whole, "PNG")
+    part = b"ic07" + struct.pack(">I", 8 + len(whole.getvalue())) + whole.getvalue()
+    (tmp_path / "p.icns").write_bytes(b"icns" + struct.pack(">I", 8 + len(part)) + part)
+    with pytest.raises(ValueError, match=r"p\.icns: "):
+        read_image(tmp_path / "p.icns")
+
+
+def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
+    (tmp_path / "p.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 5\n%%EndComments\n{} loop\n%%EOF\n")
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: started.append(args))
+    with pytest.raises(ValueError, match=r"p\.png: its format is EPS; read are AVIF, BMP, .*PNG"):
+        read_image(tmp_path / "p.png")
+    assert not started

@@ -128,6 +128,7 @@ def test_no_results_are_zero(root, tmp_path):
         ({"image_id": "1"}, "'image_id' must be an integer"),
         ({"category_id": None}, "'category_id' must be an integer"),
         ({"score": float("nan")}, "'score' must be a finite number"),
+        ({"score": 10**400}, "'score' must be a finite number"),
         ({"score": None}, "'score' must be a finite number"),
         ({"bbox": [1, 2, 3]}, "'bbox' must be"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6]]}, "must be run lengths"),

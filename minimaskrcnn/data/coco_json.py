@@ -167,8 +167,16 @@ def parse_box(entry: Entry) -> np.ndarray:
 def parse_area(entry: Entry) -> None:
     """Evaluation compares the area, where there is one; a file may leave it out."""
     area = entry.get("area", 0)
-    if not isinstance(area, int | float) or not math.isfinite(area):
+    if not finite(area):
         raise ValueError(f"'area' must be a finite number, got {short(area)}")
+
+
+def finite(value: Any) -> bool:
+    """Whether it is a number, and one that a float can hold."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer of over 308 digits
+        return False
 
 
 def integer(entry: Entry, key: str) -> int:

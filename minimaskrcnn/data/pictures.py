@@ -7,6 +7,9 @@
   where the annotation file's size fits only the stored picture, it stays as stored; otherwise it is turned,
   as viewers do.
 
+Read are the formats in `RASTER`.  Others Pillow may hand to a program of its own: EPS to Ghostscript, for as long
+as that runs.
+
 Left out: colour profiles, animation (the first frame counts).
 """
 
@@ -34,6 +37,12 @@ UPRIGHT = {  # its values, and what turns the stored picture upright
     8: Image.Transpose.ROTATE_90,
 }
 
+# The last one where another library has registered it with Pillow.
+RASTER = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA"),
+    *("TIFF", "WEBP", "HEIF"),
+)
+
 # What Pillow 10 to 13 raises for damaged files of its 30 formats: it parses most of them without checks.
 BROKEN = (
     OSError,
@@ -44,7 +53,8 @@ BROKEN = (
     ArithmeticError,
     EOFError,
     AttributeError,
-    NotImplementedError,
+    RuntimeError,  # AVIF's decoder, and what is not implemented
+    AssertionError,  # ICNS
     struct.error,
     zlib.error,
 )
@@ -68,7 +78,9 @@ def read_image(path: Path, image_size: ImageSize | None = None) -> Float[Tensor,
             raise ValueError("not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged metadata and of large pictures
-            with Image.open(path) as picture:
+            with Image.open(path) as picture:  # this looks at the head only
+                if picture.format not in RASTER:
+                    raise ValueError(f"its format is {picture.format}; read are {', '.join(RASTER)}")
                 pixels = _rgb_pixels(_turn_upright(picture, image_size))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture") from None

@@ -7,7 +7,6 @@ file in many ways, one of them a read past the end of a string; so every row is 
 """
 
 import json
-import math
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from minimaskrcnn.data.coco import read_annotations
-from minimaskrcnn.data.coco_json import Entry, entries, integer, read_json
+from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, read_json
 from minimaskrcnn.data.keypoints import NUM_KEYPOINTS, parse_keypoints
 from minimaskrcnn.data.segmentation import parse_field, parse_segmentation
 from minimaskrcnn.data.transforms import ImageSize
@@ -101,7 +100,7 @@ def _parse(row: Any, sizes: dict[int, ImageSize]) -> Result:
     if image_id not in sizes:
         raise ValueError(f"no image has its image_id {image_id}")
     score = row.get("score")
-    if type(score) not in (int, float) or not math.isfinite(score):
+    if isinstance(score, bool) or not finite(score):
         raise ValueError(f"'score' must be a finite number, got {short(score)}")
     result: Result = {"image_id": image_id, "category_id": integer(row, "category_id"), "score": score}
     if not KIND_OF.keys() & row.keys():
