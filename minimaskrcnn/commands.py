@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
-from minimaskrcnn.data.commands import describe_skipped, find_pictures
+from minimaskrcnn.data.commands import describe_skipped, describe_unmasked, ready_to_train
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.devices import choose_device, describe_device
@@ -80,13 +80,11 @@ def _train(options: argparse.Namespace) -> None:
     recipe = recipe_of(options.preset)
     config = _training_config(recipe, options)
     device = choose_device(options.device)
-    people = recipe.config(2).keypoint_head is not None
-    dataset, held_out = _training_data(options, people)
-    for data in (dataset, held_out):
-        find_pictures(data)
-    skipped = describe_skipped(dataset, options.strict)
-    if skipped:
-        _say(skipped)
+    network = recipe.config(2)
+    people, masks = network.keypoint_head is not None, network.mask_head is not None
+    dataset, held_out = (ready_to_train(data, masks) for data in _training_data(options, people))
+    for line in filter(None, (describe_skipped(dataset, options.strict), describe_unmasked(held_out))):
+        _say(line)
     categories = _categories(dataset)
     torch.manual_seed(config.seed)
     model_config = recipe.config(dataset.num_classes)
@@ -151,6 +149,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     if rank():
         return
+    if "segm" in metrics and dataset.unmasked():
+        print(describe_unmasked(dataset))
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "metrics.json", metrics)
     write_json(options.out / "results.json", detections)
@@ -272,7 +272,7 @@ def _open_split(root: Path, split: str | None, kind: str, people: bool) -> CocoD
     """The split that was asked for, else COCO's own name for `kind`, else `kind` itself."""
     names = [split] if split else [f"{kind}2017", kind]
     existing = [name for name in names if (root / "annotations" / f"instances_{name}.json").is_file()]
-    return open_coco(root, (existing or names)[0], people=people)
+    return open_coco(root, (existing or names)[0], people=people, keypoints=people)
 
 
 def _limited(dataset: CocoDataset, limit: int | None) -> CocoDataset:

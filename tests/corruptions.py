@@ -26,7 +26,7 @@ from PIL import Image, features
 
 from minimaskrcnn.data.check import check_folder
 from minimaskrcnn.data.coco import CocoDataset, open_coco
-from minimaskrcnn.data.commands import describe_skipped, find_pictures
+from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
 from minimaskrcnn.data.loader import pack, training_batches, unpack
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.evaluate import coco_metrics
@@ -37,7 +37,8 @@ NAN, INF = float("nan"), float("inf")
 DEEP = "nested a hundred thousand deep"  # replaced in the text: json.dumps cannot write it
 SECONDS = 60  # after which a case counts as hanging
 JUNK = [
-    None, True, False, 0, -1, 1, 0.5, -0.0, NAN, INF, -INF, 1e308, -1e308, 1e-300, 10**30, -(10**30), 10**400, 2**63, 2**31,
+    None, True, False, 0, -1, 1, 0.5, -0.0, NAN, INF, -INF, 1e308, -1e308, 1e-300, 10**30, -(10**30), 10**400,
+    2**63, 2**31,
     "", "text", "1", "\ud800", "\0", "é" * 70000, [], {}, [[]], [{}], {"a": 1}, [None], [NAN] * 4, [0] * 4,
     [1e308] * 4, ["1"] * 4, [10**30] * 4, [[0, 0, 9, 0]], [[1, 2, NAN, 4, 5, 6]], [[5, 5] * 40], [[[1]]],
     {"size": [48, 48], "counts": "oooooooooooo"}, {"size": [1, 1], "counts": [1]}, {"size": None}, {"counts": []},
@@ -338,6 +339,7 @@ def train_once(root: Path, people: bool) -> str:
     """Open the training split, draw every sample, take one step, evaluate; returns a clear error, or ""."""
     try:
         dataset = open_coco(root, "train", people=people)
+        require_trainable(dataset, masks=False)
         find_pictures(dataset)
         describe_skipped(dataset, strict=False)
         skipped = sorted(id for ids in dataset.skipped().values() for id in ids)
@@ -357,7 +359,7 @@ def train_once(root: Path, people: bool) -> str:
             assert all(math.isfinite(value) for kind in metrics.values() for value in kind.values())
     except (ValueError, OSError) as error:
         message = str(error)
-        assert str(root) in message or "from 0 samples" in message or "and 0 samples" in message, repr(error)
+        assert str(root) in message, repr(error)
         message.encode()
         assert len(message) < 1000, message
         return message
@@ -411,7 +413,7 @@ def examine(root: Path, people: bool) -> str:
         findings = list(check_folder(root, "train"))
         "\n".join(map(str, findings)).encode()
         without = people and error.endswith("no such annotation file")  # keypoints, which nobody must have
-        if error and "0 samples" not in error and not without:
+        if error and not without:
             told = [f for f in findings if f.level == "error" or "for a keypoint model only" in f.sentence]
             assert told, f"training says {error!r}, the check {findings}"
         return error

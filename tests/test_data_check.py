@@ -21,8 +21,8 @@ from PIL import Image
 from test_cli import TINY, call
 
 from minimaskrcnn.data.check import Finding, check_files, check_folder
-from minimaskrcnn.data.coco import CocoDataset
-from minimaskrcnn.data.commands import describe_skipped, find_pictures
+from minimaskrcnn.data.coco import CocoDataset, open_coco
+from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
 from minimaskrcnn.data.crossings import crosses_itself
 from minimaskrcnn.engine.evaluate import coco_metrics
 from minimaskrcnn.engine.recipes import PRESETS, Recipe
@@ -105,11 +105,11 @@ def test_damage_of_an_annotation(folder, name):
     others = {"keypoints": POSE} if "keypoints" in fields else {}
     value = content(annotation(7, **fields))
     value["annotations"][0].update(others)
-    (found,) = findings(folder, value)
+    joints = folder / "all.json" if "keypoints" in fields else None
+    (found,) = findings(folder, value, keypoints=joints is not None)
     assert (found.level, found.annotation_id) == (level, 7) and sentence in found.sentence, found
     assert (found.file, found.image_id) == (folder / "all.json", fields.get("image_id", 1))
     # ... and training does what the level says
-    joints = folder / "all.json" if "keypoints" in fields else None
     if level == "error":
         with pytest.raises(ValueError, match=r"all\.json: annotation 7: "):
             CocoDataset(folder, folder / "all.json", joints)
@@ -381,7 +381,7 @@ MEASURE = """
 import resource, sys, time
 from pathlib import Path
 from minimaskrcnn.data.check import check_files
-from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.data.coco import CocoDataset, open_coco
 folder = Path(sys.argv[1])
 began = time.perf_counter()
 if sys.argv[2] == "open":
@@ -426,3 +426,80 @@ def test_a_million_annotations(tmp_path, task):
     )
     assert skipped == 1000
     assert seconds < 600 and mebibytes < 6000
+
+
+# --- what the check and training agree on
+
+
+@pytest.mark.parametrize("key", ["categories", "images"])
+def test_nothing_to_train_on(folder, key):
+    value = {**content(), "annotations": [], key: []}
+    (found,) = findings(folder, value, pictures=False)
+    assert found.level == "error" and f"no {key}" in found.sentence
+    with pytest.raises(ValueError, match=rf"all\.json: no {key}"):
+        require_trainable(CocoDataset(folder, folder / "all.json"), masks=False)
+
+
+def test_a_bad_image_or_category_hides_no_other_finding(folder):
+    value = content(annotation(1, bbox=[1]), annotation(2, image_id=2, bbox=[1]), annotation(3, image_id=2))
+    value["images"][0].update(file_name="../1.png", width=0)
+    value["images"][1].update(file_name="/2.png")
+    value["categories"][0].update(name=3)
+    found = sorted((f.image_id or 0, f.annotation_id or 0, f.sentence[:14]) for f in findings(folder, value))
+    assert found == [
+        (0, 0, "category at po"),
+        (1, 0, "(height, width"),
+        (1, 0, "file_name '../"),
+        (1, 1, "'bbox' must be"),
+        (2, 0, "file_name '/2."),
+        (2, 2, "'bbox' must be"),
+    ]
+
+
+def test_keypoints_that_nobody_reads_are_no_error(folder):
+    value = content(annotation(7, keypoints=[]))
+    value["annotations"][0]["keypoints"] = POSE
+    (found,) = findings(folder, value)
+    assert (found.level, found.annotation_id) == ("warning", 7) and "a keypoint model cannot" in found.sentence
+
+
+def test_boxes_alone_are_for_a_model_of_boxes(folder):
+    value = content(annotation(7, iscrowd=1))
+    value["annotations"][0]["segmentation"] = []
+    (found,) = findings(folder, value)
+    assert (found.level, found.annotation_id) == ("warning", None) and "fasterrcnn_resnet50_fpn" in found.sentence
+    dataset = CocoDataset(folder, folder / "all.json")
+    with pytest.raises(ValueError, match=r"all\.json: no object has a segm.*--preset fasterrcnn_resnet50_fpn"):
+        require_trainable(dataset, masks=True)
+    require_trainable(dataset, masks=False)
+    assert dataset.target(0)["annotation_ids"] == [100]
+
+
+def test_keypoints_of_another_picture(tmp_path):
+    root = write_scenes(tmp_path, train=3, val=1)
+    file = root / "annotations" / "person_keypoints_train.json"
+    value = json.loads(file.read_text())
+    entry = value["annotations"][0]
+    entry["image_id"] = next(image["id"] for image in value["images"] if image["id"] != entry["image_id"])
+    file.write_text(json.dumps(value))
+    (found,) = (f for f in check_folder(root, "train") if f.level == "error")
+    assert found.annotation_id == entry["id"] and "among the instances it is in image" in found.sentence
+    with pytest.raises(ValueError, match=rf"annotation {entry['id']}: its image_id is {entry['image_id']}, among"):
+        open_coco(root, "train")
+    assert not open_coco(root, "train", keypoints=False).has_keypoints
+
+
+def test_a_pipe_is_no_annotation_file(folder):
+    os.mkfifo(folder / "all.json")
+    (found,) = check_files(folder, folder / "all.json")
+    assert found.level == "error" and found.sentence == "not a file"
+
+
+def test_lvis_names_its_pictures_by_their_address(folder):
+    value = content()
+    (folder / "val2017").mkdir()
+    for image in value["images"]:
+        (folder / image["file_name"]).rename(folder / "val2017" / image["file_name"])
+        image["coco_url"] = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
+    assert findings(folder, value) == []
+    assert CocoDataset(folder, folder / "all.json")[1].image.shape == (3, H, W)

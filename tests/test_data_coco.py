@@ -354,3 +354,20 @@ def test_pictures_with_keypoints_have_a_labelled_joint(tmp_path):
     assert open_coco(root, "val").with_keypoints() == expected
     (root / "annotations" / "person_keypoints_val.json").unlink()
     assert open_coco(root, "val").with_keypoints() == []
+
+
+def test_no_memory_for_the_masks_of_a_picture(dataset, monkeypatch):
+    def decode(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("minimaskrcnn.data.coco.decode_row", decode)
+    with pytest.raises(ValueError, match=r"instances\.json: image 50: no memory for 4 masks .*\(12, 16\).*tiles"):
+        dataset[0]
+
+
+def test_a_model_of_boxes_needs_no_masks(dataset):
+    assert dataset.unmasked() == dataset.subset([2]).unmasked() == 1 and dataset.subset([0]).unmasked() == 0
+    boxes = dataset.without_masks()
+    assert boxes[2].target["annotation_ids"] == [500, 503, 504] and "masks" not in boxes[0].target
+    assert boxes.skipped() == {"without area": [501], "outside the picture": [502]}
+    assert boxes.unmasked() == 0 and "masks" in dataset[0].target

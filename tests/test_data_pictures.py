@@ -184,7 +184,8 @@ def test_an_icon_whose_picture_lacks_its_palette_is_an_error_of_its_file(tmp_pat
 
 
 def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
-    (tmp_path / "p.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 5\n%%EndComments\n{} loop\n%%EOF\n")
+    endless = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 5\n%%EndComments\n{} loop\n%%EOF\n"
+    (tmp_path / "p.png").write_text(endless)
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: started.append(args))
     with pytest.raises(ValueError, match=r"p\.png: its format is EPS; read are AVIF, BMP, .*PNG"):

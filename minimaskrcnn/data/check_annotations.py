@@ -16,6 +16,7 @@ from minimaskrcnn.data.coco_table import (
     AnnotationTable,
     decode_row,
     far_rows,
+    masks_are_given,
     reasons_to_skip,
     sizes_of,
     sizes_of_rows,
@@ -39,7 +40,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         ids = (("image", self.image_id), ("annotation", self.annotation_id))
-        place = "".join(f"{name} {id}: " for name, id in ids if id is not None)
+        place = "".join(f"{name} {short(id)}: " for name, id in ids if id is not None)
         return f"{self.level}: {self.file}: {place}{self.sentence}"
 
 
@@ -76,7 +77,9 @@ def check_annotations(
             ids.append(id)
         at = "" if id is not None else f"annotation at position {position}: "
         try:
-            good.append(coco_json.parse_annotation(entry, known))
+            row = coco_json.parse_annotation(entry, known)
+            if known.sizes[row.image] != coco_json.UNKNOWN_SIZE:
+                good.append(row)
         except ValueError:
             for sentence in _all_problems(entry, known):
                 yield Finding("error", file, image_id, id, at + sentence)
@@ -89,7 +92,7 @@ def check_annotations(
             sentence = f"a polygon of {count} numbers encloses nothing and is dropped"
             yield Finding("warning", file, image_id, id, at + sentence)
     for id in coco_json.repeated(ids):
-        yield Finding("error", file, None, id, f"annotation id {id} occurs more than once")
+        yield Finding("error", file, None, id, f"annotation id {short(id)} occurs more than once")
 
 
 def _all_problems(entry: Entry, known: Known) -> Iterator[str]:
@@ -103,7 +106,7 @@ def _all_problems(entry: Entry, known: Known) -> Iterator[str]:
         lambda: coco_json.parse_area(entry),
     ]
     index = known.index_of.get(integer_or_none(entry, "image_id"))
-    if index is not None:  # run lengths need the picture's size
+    if index is not None and known.sizes[index] != coco_json.UNKNOWN_SIZE:  # run lengths need it
         fields.append(lambda: parse_segmentation(entry.get("segmentation"), known.sizes[index]))
     for field in fields:
         try:
@@ -118,12 +121,16 @@ def _keypoint_problems(entry: Entry, known: Known, required: bool, some: bool) -
             yield "warning", "no keypoints, which others have: a keypoint model cannot train on this file"
         return
     try:
+        coco_json.check_image_id(entry, known.image_ids)
         points = parse_keypoints(entry)
     except ValueError as error:
-        yield "error", str(error)
+        if required:
+            yield "error", str(error)
+        else:
+            yield "warning", f"{error}: a keypoint model cannot train on this file"
         return
     index = known.index_of.get(integer_or_none(entry, "image_id"))
-    if index is not None:
+    if index is not None and known.sizes[index] != coco_json.UNKNOWN_SIZE:
         height, width = known.sizes[index]
         x, y, v = points.T
         outside = (v > 0) & ~((x >= 0) & (y >= 0) & (x <= width) & (y <= height))
@@ -141,6 +148,9 @@ def _short_polygons(entry: Entry) -> Iterator[int]:
 
 def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
     """Findings of what opened: what is skipped, what is used with a warning, what is too far away."""
+    if not masks_are_given(table):
+        sentence = "no object has a segmentation: for a model of boxes only (fasterrcnn_resnet50_fpn)"
+        yield Finding("warning", file, None, None, sentence)
     sizes = sizes_of(images)
     row_sizes = sizes_of_rows(table, sizes)
     image_of = np.repeat([record.id for record in images], np.diff(table.first_row))
@@ -156,7 +166,7 @@ def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -
             yield finding("error", row, str(error).removeprefix(f"annotation {table.id[row]}: "))
     near = table._replace(crowd=table.crowd | far)  # nothing is asked of a crowd
     used = ~table.crowd
-    for reason, rows in reasons_to_skip(near, sizes, len(table.numbers) > 0).items():
+    for reason, rows in reasons_to_skip(near, sizes, masks_are_given(table)).items():
         used[rows] = False
         for row in rows.tolist():
             yield finding("skipped", row, f"{reason}: bbox {_numbers(table.bbox[row])}")

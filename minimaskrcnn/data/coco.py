@@ -7,7 +7,7 @@ reads them from the annotation file itself.  Category ids may have gaps (COCO's 
 
 - An object without area (no box or no mask pixel inside the picture) is not in the sample;
   `target["left_out"]` has its id, and `skipped()` those of the whole data set.
-- Where no annotation of the file has a segmentation, samples have no masks.
+- Where no ordinary object of the file has a segmentation, samples have no masks.
 - Keypoints are merged by annotation id from the separate file that COCO keeps them in; give the same file
   twice where it holds both.  They stay as in the file: indices of pixels.
 
@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 from minimaskrcnn.data.coco_json import (
     Category,
     ImageRecord,
+    check_image_id,
     describe,
     entries,
     integer,
@@ -47,10 +48,13 @@ from minimaskrcnn.data.coco_table import (
     decode_row,
     far_rows,
     has_area,
+    image_ids_of,
     make_table,
+    masks_are_given,
     reasons_to_skip,
     sizes_of,
     sizes_of_rows,
+    without_outline,
 )
 from minimaskrcnn.data.keypoints import KeypointTable, find_keypoints, parse_keypoints, table_of_keypoints
 from minimaskrcnn.data.pictures import read_image
@@ -78,8 +82,8 @@ class CocoDataset(Dataset[Sample]):
         self._sizes = sizes_of(self.images)
         # Of each picture in the table and in the sizes; another list in a subset.
         self._place = list(range(len(self.images)))
-        self._keypoints = None if keypoints is None else _read_keypoints(Path(keypoints))
-        self.has_masks = len(self._table.numbers) > 0 or not len(self._table.id)
+        self._keypoints = None if keypoints is None else self._read_keypoints(Path(keypoints))
+        self.has_masks = masks_are_given(self._table)
         self.has_keypoints = keypoints is not None
 
     def __len__(self) -> int:
@@ -101,6 +105,17 @@ class CocoDataset(Dataset[Sample]):
         fewer.aspect_ratios = [self.aspect_ratios[i] for i in indices]
         fewer._place = [self._place[i] for i in indices]
         return fewer
+
+    def unmasked(self) -> int:
+        """How many objects evaluation compares no mask with; 0 where no object has one."""
+        rows = np.concatenate([[0], without_outline(self._table).cumsum()])[self._table.first_row]
+        return sum(int(rows[place + 1] - rows[place]) for place in self._place) if self.has_masks else 0
+
+    def without_masks(self) -> "CocoDataset":
+        """The same data set for a model of boxes: an object needs no mask."""
+        boxes = copy.copy(self)
+        boxes.has_masks = False
+        return boxes
 
     def with_keypoints(self) -> list[int]:
         """The pictures in which some joint of an ordinary object is labelled."""
@@ -125,8 +140,10 @@ class CocoDataset(Dataset[Sample]):
         rows = np.arange(table.first_row[place], table.first_row[place + 1])
         rows = rows[~table.crowd[rows]]
         boxes = clipped_boxes(table.bbox[rows], np.array([record.height, record.width]))
-        masks = self._masks(rows, record)
-        good = has_area(boxes) & (masks.any(axis=(1, 2)) | (not self.has_masks))
+        good = has_area(boxes)
+        if self.has_masks:
+            masks, drawn = self._masks(rows, record)
+            good &= drawn
         kept = rows[good]
         labels = [self.label_of[id] for id in table.category_id[kept].tolist()]
         target: Target = {
@@ -137,37 +154,58 @@ class CocoDataset(Dataset[Sample]):
             "left_out": table.id[rows[~good]].tolist(),
         }
         if self.has_masks:
-            target["masks"] = torch.from_numpy(masks[good])
+            target["masks"] = torch.from_numpy(masks if good.all() else masks[good])
         if self._keypoints is not None:
             target["keypoints"] = torch.from_numpy(find_keypoints(self._keypoints, table.id[kept]))
         return target
 
-    def _masks(self, rows: np.ndarray, record: ImageRecord) -> np.ndarray:
-        """bool [len(rows), h, w]."""
+    def _masks(self, rows: np.ndarray, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        """bool [len(rows), h, w], and bool [len(rows)]: which have a pixel."""
         size = record.height, record.width
-        masks = np.zeros((len(rows), *size), dtype=bool)
-        for mask, row in zip(masks, rows.tolist()):
-            try:
+        try:
+            masks = np.zeros((len(rows), *size), dtype=bool)
+            for mask, row in zip(masks, rows.tolist()):
                 mask[:] = decode_row(self._table, row, size)
+            return masks, masks.any(axis=(1, 2))
+        except ValueError as error:
+            raise ValueError(f"{self.annotation_file}: {error}") from None
+        except MemoryError:
+            raise ValueError(
+                f"{self.annotation_file}: image {record.id}: no memory for {len(rows)} masks of (height, width) "
+                f"{size}, {len(rows) * size[0] * size[1] / 2**30:.1f} GiB; cut the picture into tiles"
+            ) from None
+
+    def _read_keypoints(self, file: Path) -> KeypointTable:
+        """Those of a file; ValueError also where it has one of our annotations in another picture."""
+        image_ids = image_ids_of(self._table, self.images)
+        found: list[tuple[int, np.ndarray]] = []
+        for entry in entries(file, read_json(file), "annotations"):
+            try:
+                id = integer(entry, "id")
+                check_image_id(entry, image_ids)
+                found.append((id, parse_keypoints(entry)))
             except ValueError as error:
-                raise ValueError(f"{self.annotation_file}: {error}") from None
-        return masks
+                raise ValueError(f"{file}: {describe('annotation', entry)}: {error}") from None
+        for id in repeated(id for id, _ in found):
+            raise ValueError(f"{file}: annotation id {id} occurs more than once")
+        return table_of_keypoints(dict(found))
 
 
-def open_coco(root: Path, split: str, *, people: bool = False) -> CocoDataset:
+def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool = True) -> CocoDataset:
     """COCO's own layout: `root/{split}/`, `root/annotations/instances_{split}.json`, keypoints where it has any.
 
+    Without `keypoints` their file is not read, for models that have no use for them.
     `people` opens `person_keypoints_{split}.json` alone, whose one category is the person: for keypoint models.
     """
     folder = Path(root) / "annotations"
     if people:
         posed = folder / f"person_keypoints_{split}.json"
         return CocoDataset(Path(root) / split, posed, posed)
-    instances, keypoints = folder / f"instances_{split}.json", folder / f"person_keypoints_{split}.json"
+    instances, posed = folder / f"instances_{split}.json", folder / f"person_keypoints_{split}.json"
     if not instances.is_file():
         found = sorted(path.name for path in folder.glob("instances_*.json"))
         raise FileNotFoundError(f"{instances}: no such file; {folder} has {found or 'no instances_*.json'}")
-    return CocoDataset(Path(root) / split, instances, keypoints if keypoints.is_file() else None)
+    return CocoDataset(Path(root) / split, instances, posed if keypoints and posed.is_file() else None)
 
 
 def read_annotations(file: Path) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
@@ -190,15 +228,3 @@ def read_annotations(file: Path) -> tuple[list[Category], list[ImageRecord], Ann
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     return categories, images, table
-
-
-def _read_keypoints(file: Path) -> KeypointTable:
-    found: list[tuple[int, np.ndarray]] = []
-    for entry in entries(file, read_json(file), "annotations"):
-        try:
-            found.append((integer(entry, "id"), parse_keypoints(entry)))
-        except ValueError as error:
-            raise ValueError(f"{file}: {describe('annotation', entry)}: {error}") from None
-    for id in repeated(id for id, _ in found):
-        raise ValueError(f"{file}: annotation id {id} occurs more than once")
-    return table_of_keypoints(dict(found))

@@ -19,6 +19,7 @@ from minimaskrcnn.data.segmentation import Segmentation, parse_field, parse_segm
 from minimaskrcnn.data.transforms import ImageSize
 
 Entry = dict[str, Any]
+UNKNOWN_SIZE: ImageSize = (0, 0)  # of a listed picture whose size is no size; `check.py` alone goes on with it
 
 
 class Category(NamedTuple):
@@ -54,17 +55,23 @@ class Known(NamedTuple):
     index_of: dict[int, int]  # image id -> index
     sizes: list[ImageSize]
     category_ids: set[int]
+    image_ids: dict[int, int]  # of keypoints: by annotation id, as the instances have it
 
 
-def known_to(images: Iterable[ImageRecord], categories: Iterable[Category]) -> Known:
+def known_to(
+    images: Iterable[ImageRecord], categories: Iterable[Category], image_ids: dict[int, int] | None = None
+) -> Known:
     """The ids of these pictures and categories."""
     images = list(images)
     index_of = {record.id: index for index, record in enumerate(images)}
-    return Known(index_of, [(r.height, r.width) for r in images], {category.id for category in categories})
+    sizes = [(record.height, record.width) for record in images]
+    return Known(index_of, sizes, {category.id for category in categories}, image_ids or {})
 
 
 def read_json(file: Path) -> Entry:
     """The object in a JSON file.  FileNotFoundError; ValueError for no JSON, or JSON that is no object."""
+    if file.exists() and not file.is_file():  # a pipe could be read forever
+        raise ValueError(f"{file}: not a file")
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -120,13 +127,25 @@ def parse_category(entry: Entry) -> Category:
 
 def parse_image(entry: Entry) -> ImageRecord:
     """ValueError also for a name that leads out of the folder and a size that no picture may have."""
+    height, width = parse_size(entry)
+    return ImageRecord(integer(entry, "id"), parse_file_name(entry), height, width)
+
+
+def parse_size(entry: Entry) -> ImageSize:
     height, width = integer(entry, "height"), integer(entry, "width")
-    record = ImageRecord(integer(entry, "id"), _inside(text(entry, "file_name")), height, width)
     if min(height, width) < 1:
         raise ValueError(f"(height, width) must be positive, got {(height, width)}")
     if height * width > most_pixels():
         raise ValueError(f"(height, width) {(height, width)} is over the limit of {most_pixels()} pixels")
-    return record
+    return height, width
+
+
+def parse_file_name(entry: Entry) -> str:
+    """LVIS gives none, but a `coco_url` whose last two parts are split and file: below COCO's own folder."""
+    url = entry.get("coco_url")
+    if "file_name" not in entry and isinstance(url, str):
+        return _inside(text({"coco_url": "/".join(url.split("/")[-2:])}, "coco_url"))
+    return _inside(text(entry, "file_name"))
 
 
 def parse_annotation(entry: Entry, known: Known) -> Annotation:
@@ -151,6 +170,13 @@ def known_category(entry: Entry, known: Known) -> int:
     if id not in known.category_ids:
         raise ValueError(f"no category has its category_id {id}")
     return id
+
+
+def check_image_id(entry: Entry, image_ids: dict[int, int]) -> None:
+    """ValueError where the instances, whose pictures' ids these are, have this annotation in another picture."""
+    id, image_id = entry.get("id"), entry.get("image_id")
+    if type(id) is int and image_ids.get(id, image_id) != image_id:
+        raise ValueError(f"its image_id is {short(image_id)}, among the instances it is in image {image_ids[id]}")
 
 
 def parse_crowd(entry: Entry) -> bool:

@@ -71,6 +71,22 @@ def segmentation_of(table: AnnotationTable, row: int) -> Segmentation:
     return Segmentation(bool(table.is_rle[row]), [table.numbers[a:b] for a, b in pairwise(starts)])
 
 
+def without_outline(table: AnnotationTable) -> np.ndarray:
+    """bool [N]: ordinary objects without a segmentation."""
+    return ~table.crowd & (np.diff(table.first_part) == 0)
+
+
+def masks_are_given(table: AnnotationTable) -> bool:
+    """Whether an ordinary object has a segmentation; also where there is no such object."""
+    return bool(table.crowd.all()) or bool((~table.crowd & (np.diff(table.first_part) > 0)).any())
+
+
+def image_ids_of(table: AnnotationTable, images: list[ImageRecord]) -> dict[int, int]:
+    """The picture's id by the annotation's."""
+    image_id = np.repeat([record.id for record in images], np.diff(table.first_row))
+    return dict(zip(table.id.tolist(), image_id.tolist()))
+
+
 def clipped_boxes(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """xywh [n, 4] to xyxy float32 inside pictures of (height, width) `sizes`, [n, 2] or [2]."""
     corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)

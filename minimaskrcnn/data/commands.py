@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from pathlib import Path
 
 from minimaskrcnn.data.check import check_files, check_folder
 from minimaskrcnn.data.coco import CocoDataset
@@ -9,6 +10,7 @@ from minimaskrcnn.data.coco_archives import fetch_coco
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 
 LISTS_THEM = "`minimaskrcnn data check` lists them"
+BOX_PRESET = "fasterrcnn_resnet50_fpn"
 
 
 def check(options: argparse.Namespace) -> int:
@@ -39,6 +41,34 @@ def find_pictures(dataset: CocoDataset) -> None:
     for path in paths:
         if path.stat().st_size == 0:
             raise ValueError(f"{path}: an empty file")
+
+
+def ready_to_train(dataset: CocoDataset, masks: bool) -> CocoDataset:
+    """The data set for a model with masks or without; errors of `require_trainable` and `find_pictures`."""
+    require_trainable(dataset, masks)
+    find_pictures(dataset)
+    return dataset if masks else dataset.without_masks()
+
+
+def require_trainable(dataset: CocoDataset, masks: bool) -> None:
+    """ValueError for a file without pictures or categories, or without masks for a model that has them."""
+    for key, found in (("images", dataset.images), ("categories", dataset.categories)):
+        if not found:
+            raise ValueError(f"{dataset.annotation_file}: no {key}: nothing to train on")
+    if masks and not dataset.has_masks:
+        raise ValueError(
+            f"{dataset.annotation_file}: no object has a segmentation; --preset {BOX_PRESET} trains on boxes alone"
+        )
+
+
+def describe_unmasked(dataset: CocoDataset) -> str:
+    """One line about the objects that masks are not compared with, empty where there are none."""
+    return unmasked_line(dataset.annotation_file, dataset.unmasked())
+
+
+def unmasked_line(file: Path, count: int) -> str:
+    noun = "object" if count == 1 else "objects"
+    return f"{file}: segm leaves out {count} {noun} without a mask" if count else ""
 
 
 def describe_skipped(dataset: CocoDataset, strict: bool) -> str:
