@@ -6,6 +6,7 @@ one line on standard error and exit code 2.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -258,11 +259,16 @@ def _add_bench_kernels(parser: Parser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what a terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush complains
+        return 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        message = " ".join(str(error).split())
-        print(f"minimaskrcnn {options.verb}: {message}", file=sys.stderr)
+        print(f"minimaskrcnn {options.verb}: {data_commands.one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"minimaskrcnn {options.verb}: interrupted", file=sys.stderr)

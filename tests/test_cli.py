@@ -144,7 +144,7 @@ BAD = {
     f"train {ANY} {{p}}/broken.json": "broken.json: not JSON",
     f"train {ANY} {{p}}/list.json": "list.json: expected an object",
     f"train {ANY} {{p}}/no_categories.json": "'categories' must be a list",
-    f"train {ANY} {{p}}/empty.json": "0 samples",
+    f"train {ANY} {{p}}/empty.json": "empty.json: no images",
     f"train {ANY} {{p}}/missing.json": "gone.jpg: no such picture",
     f"train {ANY} {{p}}/missing.json --val-images {{p}}/data/val": "--val-images and --val-annotations go together",
     "train --out {p}/o --images {p}/nowhere --annotations {p}/empty.json": "nowhere: no such folder of pictures",

@@ -66,6 +66,7 @@ def findings(folder: Path, value: Any, **options: Any) -> list[Finding]:
 
 RLE = {"size": [H, W], "counts": [0, H * W]}
 POSE = [2, 3, 2] * 17
+WIDE = {"segmentation": [[2, 3, 29, 3, 29, 10, 2, 10]]}
 OF_ONE_ANNOTATION = {
     "zero box": ({"bbox": [2, 3, 0, 7]}, "skipped", "without area: bbox [2, 3, 0, 7]"),
     "negative box": ({"bbox": [9, 3, -7, 7]}, "skipped", "without area: bbox [9, 3, -7, 7]"),
@@ -74,7 +75,7 @@ OF_ONE_ANNOTATION = {
     "nan box": ({"bbox": [2, float("nan"), 7, 7]}, "error", "'bbox' must be"),
     "infinite box": ({"bbox": [2, 3, float("inf"), 7]}, "error", "'bbox' must be"),
     "box of three": ({"bbox": [2, 3, 7]}, "error", "'bbox' must be"),
-    "box leaves": ({"bbox": [2, 3, 30, 7]}, "warning", "leaves the picture of (height, width) (20, 30)"),
+    "box leaves": ({**WIDE, "bbox": [2, 3, 30, 7]}, "warning", "leaves the picture of (height, width) (20, 30)"),
     "line": ({"segmentation": [[2, 3, 9, 3], SQUARE]}, "warning", "a polygon of 4 numbers encloses nothing"),
     "odd count": ({"segmentation": [SQUARE[:-1]]}, "error", "as many y as x, got 7 numbers"),
     "hourglass": ({"segmentation": [HOURGLASS]}, "warning", "a polygon crosses itself"),
@@ -92,6 +93,9 @@ OF_ONE_ANNOTATION = {
     "crowd of 2": ({"iscrowd": 2}, "error", "'iscrowd' must be 0 or 1"),
     "area as text": ({"area": "big"}, "error", "'area' must be a finite number, got 'big'"),
     "area of 401 digits": ({"area": 10**400}, "error", "'area' must be a finite number, got 1000"),
+    "box elsewhere": ({"bbox": [15, 10, 7, 7]}, "warning", "box [15, 10, 7, 7] is not where its polygons are"),
+    "box of two corners": ({"bbox": [2, 3, 9, 10]}, "warning", "is it [x, y, width, height]?"),
+    "endless box": ({"bbox": [0, 0, 1e308, 1e308]}, "error", "expected smaller numbers"),
     "16 joints": ({"keypoints": POSE[3:]}, "error", "17 times x, y, v, got 48 numbers"),
     "v of 3": ({"keypoints": [2, 3, 3] * 17}, "error", "v must be 0, 1 or 2"),
     "joint in the next town": ({"keypoints": [1e30, 3, 2] * 17}, "error", "a keypoint lies at 1e+30"),
@@ -334,10 +338,17 @@ def test_train_says_what_it_skips_and_strict_stops(tmp_path, monkeypatch):
     value = json.loads(file.read_text())
     value["annotations"][0].update(bbox=[1, 1, 0, 0])
     file.write_text(json.dumps(value))
+    (root / "annotations" / "person_keypoints_train.json").write_text("read by keypoint models only")
+    held_out = root / "annotations" / "instances_val.json"
+    value = json.loads(held_out.read_text())
+    value["annotations"][0]["segmentation"] = []
+    held_out.write_text(json.dumps(value))
     run = ("train", "--data", root, "--preset", "tiny", "--device", "cpu", "--out", tmp_path / "run")
     outcome = call(*run)
     line = "skipped 1 annotation: 1 without area; `minimaskrcnn data check` lists them"
-    assert outcome.code == 0 and outcome.out.splitlines()[0] == line, outcome
+    second = f"{held_out}: segm leaves out 1 object without a mask"
+    assert outcome.code == 0 and outcome.out.splitlines()[:2] == [line, second], outcome
+    assert outcome.out.count(second) == 1
     outcome = call(*run, "--strict")
     assert (
         outcome.code == 2
@@ -503,3 +514,46 @@ def test_lvis_names_its_pictures_by_their_address(folder):
         image["coco_url"] = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
     assert findings(folder, value) == []
     assert CocoDataset(folder, folder / "all.json")[1].image.shape == (3, H, W)
+
+
+def test_masks_that_no_memory_holds(folder):
+    value = content(*(annotation(k) for k in range(200, 300)))
+    value["images"][0].update(height=10_000, width=9_000)
+    (found,) = findings(folder, value, pictures=False)
+    assert (found.level, found.image_id) == ("warning", 1)
+    assert "101 masks of (height, width) (10000, 9000) take 8.5 GiB" in found.sentence
+
+
+def test_long_ids_are_shortened(folder):
+    for finding in findings(folder, content(annotation(10**3000), annotation(10**3000))):
+        assert len(str(finding).replace(str(folder), "")) < 250
+
+
+def test_file_names_are_printed_as_they_are(folder):
+    value = content()
+    value["images"][0]["file_name"] = "a  b.png"
+    value["images"][1]["file_name"] = "\x1b[31m\n.png"
+    outcome = call("data", "check", "--images", folder, "--annotations", write(folder, value))
+    assert f"error: {folder}/a  b.png: image 1: no such" in outcome.out and outcome.out.count("\n") == 3
+    assert f"error: {folder}/\\x1b[31m\\n.png: image 2: no such" in outcome.out
+
+
+COMMAND = [sys.executable, "-m", "minimaskrcnn", "data", "check"]
+
+
+def test_an_output_of_another_encoding(folder):
+    value = content()
+    value["images"][0]["file_name"] = "\u0436.png"
+    files = ["--images", folder, "--annotations", write(folder, value)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([*COMMAND, *files], capture_output=True, env=environment, text=True)
+    assert (done.returncode, done.stderr) == (1, "") and r"\u0436.png: image 1: no such picture" in done.stdout
+
+
+def test_a_reader_that_goes_ends_quietly(folder):
+    files = ["--images", folder, "--annotations", write(folder, content())]
+    read, written = os.pipe()
+    os.close(read)
+    with open(written, "w") as nobody:
+        done = subprocess.run([*COMMAND, *files], stdout=nobody, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from models import write_scenes
 from servers import (
+    Handler,
     breaks_at,
     closed_port,
     error,
@@ -181,6 +182,21 @@ def test_too_little_room_is_said_before_anything_is_fetched(coco, monkeypatch):
 def test_mirrors_that_are_none(coco, url):
     with pytest.raises(ValueError, match="expected the address of a mirror"):
         coco("val2017", base_url=url)
+
+
+def test_a_login_page_of_known_length_says_what_to_put_where(coco):
+    def login(handler: Handler, body: bytes, start: int) -> None:
+        handler.begin(200, Content_Type="text/html", Content_Length=18)
+        handler.wfile.write(b"<html>login</html>")
+
+    coco.server.script[:] = [login]
+    with pytest.raises(ConnectionError, match=r"the server offers 18. .*fetch elsewhere and put here"):
+        coco("val2017")
+
+
+def test_an_address_that_is_none_is_named(coco):
+    with pytest.raises(ValueError, match=r"'http://\[::1': no address of a mirror"):
+        coco("val2017", base_url="http://[::1")
 
 
 def test_the_archives_that_are_fetched_are_cocos():

@@ -161,7 +161,7 @@ def test_a_part_without_a_total_and_a_shorter_part(fetch):
 
 @pytest.mark.parametrize("length", [SIZE - 500, SIZE + 500])
 def test_a_wrong_content_length_against_a_known_size(fetch, length):
-    with pytest.raises(ValueError, match=rf"expected {SIZE} bytes, the server offers {length}"):
+    with pytest.raises(ConnectionError, match=rf"expected {SIZE} bytes, the server offers {length}"):
         fetch(partial(whole, length=length))
     fetch.assert_nothing_final()
     assert fetch.waits == []
@@ -211,7 +211,7 @@ def test_a_known_size_and_a_file_that_changed(fetch):
     fetch.target.parent.mkdir()
     partial_of(fetch.target).write_bytes(BODY[:5000])
     fetch.server.content["/zips/val2017.zip"] = BODY + b"more"
-    with pytest.raises(ValueError, match=f"expected {SIZE} bytes, the server offers {SIZE + 4}"):
+    with pytest.raises(ConnectionError, match=f"expected {SIZE} bytes, the server offers {SIZE + 4}"):
         fetch()
     assert fetch.kept == BODY[:5000]
 
@@ -445,3 +445,9 @@ def test_checking_an_archive(tmp_path):
     check_archive(archive, size=SIZE, md5=MD5)
     with pytest.raises(ValueError, match=f"expected 7 bytes, found {SIZE}"):
         check_archive(archive, size=7)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/m\u00f6bel", "http://.example", "http://[::1"])
+def test_what_is_no_address(tmp_path, url):
+    with pytest.raises(ValueError, match=f"{re.escape(url)}: not an address that can be asked"):
+        download(url, tmp_path / "a.zip")

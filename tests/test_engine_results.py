@@ -185,3 +185,26 @@ def test_bad_usage(root, tmp_path):
     ):
         outcome = call("evaluate", *arguments, "--out", tmp_path / "out")
         assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome
+
+
+def test_what_pycocotools_does_not_need(root, tmp_path):
+    annotations = root / "annotations" / "instances_val.json"
+    rows = detections(root, False)
+    expected = evaluate_results(write(tmp_path / "found.json", rows), annotations)
+    content = json.loads(annotations.read_text())
+    content["images"][0]["file_name"] = "/data/1.png"
+    del content["images"][1]["file_name"], content["categories"][0]["name"]
+    for entry in content["annotations"]:
+        entry["image_id"] = float(entry["image_id"])
+    for row in rows:
+        row["category_id"] = float(row["category_id"])
+    found, truth = write(tmp_path / "found.json", rows), write(tmp_path / "truth.json", content)
+    assert evaluate_results(found, truth) == expected
+
+
+def test_objects_without_a_mask_are_counted(root, tmp_path, capsys):
+    content = json.loads((root / "annotations" / "instances_val.json").read_text())
+    content["annotations"][0]["segmentation"] = []
+    truth = write(tmp_path / "truth.json", content)
+    evaluate_results(write(tmp_path / "found.json", detections(root, False)), truth)
+    assert capsys.readouterr().out == f"{truth}: segm leaves out 1 object without a mask\n"

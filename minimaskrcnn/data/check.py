@@ -17,6 +17,8 @@
 | no mask in a file that has masks, or no mask pixel inside the picture | skipped |
 | box that leaves the picture by more than a pixel: cut to the picture | warning |
 | polygon of under 6 numbers: dropped, the object's others count | warning |
+| box of an IoU under a half with the extent of its polygons, or that is their two corners | warning |
+| picture whose masks take over 8 GiB of memory together | warning |
 | polygon of up to 5,000 points that crosses itself: rasterised even-odd, as pycocotools does | warning |
 | labelled keypoint outside the picture: it is in no RoI, so it is not trained on | warning |
 | two images with one file name; keypoints that only some annotations of a file have | warning |

@@ -14,9 +14,11 @@ from minimaskrcnn.data import coco_json
 from minimaskrcnn.data.coco_json import Annotation, Entry, ImageRecord, Known
 from minimaskrcnn.data.coco_table import (
     AnnotationTable,
+    clipped_boxes,
     decode_row,
     far_rows,
     masks_are_given,
+    polygons_of,
     reasons_to_skip,
     sizes_of,
     sizes_of_rows,
@@ -26,6 +28,8 @@ from minimaskrcnn.data.keypoints import parse_keypoints
 from minimaskrcnn.data.segmentation import parse_segmentation
 
 Level = Literal["error", "skipped", "warning"]
+THIN = 2.0  # pixels
+MOST_BYTES = 8 * 2**30
 LEAVES_BY = 1.0  # pixels; COCO's own boxes leave their pictures by up to a hundredth
 
 
@@ -180,8 +184,51 @@ def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -
             f"box {_numbers(table.bbox[row])} leaves the picture of (height, width) {size} and is cut to it"
         )
         yield finding("warning", row, sentence)
+    for row in np.flatnonzero(_elsewhere(table, row_sizes) & used & ~far).tolist():
+        box = _numbers(table.bbox[row])
+        sentence = f"box {box} is not where its polygons are: is it [x, y, width, height]?"
+        yield finding("warning", row, sentence)
+    if masks_are_given(table):
+        yield from _large_stacks(file, table, images)
     for row in np.flatnonzero(crossing_rows(table) & ~far).tolist():
         yield finding("warning", row, "a polygon crosses itself; it is rasterised even-odd")
+
+
+def _elsewhere(table: AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
+    """bool [N]: the polygons' extent and the box, both inside the picture, have an IoU of under a half.
+
+    Or the box is that extent if its numbers are read as two corners.
+    """
+    low, high = np.full((len(table.id), 2), np.inf), np.full((len(table.id), 2), -np.inf)
+    for polygons in polygons_of(table):
+        np.minimum.at(low, polygons.row, np.minimum.reduceat(polygons.points, polygons.start[:-1]))
+        np.maximum.at(high, polygons.row, np.maximum.reduceat(polygons.points, polygons.start[:-1]))
+    drawn = np.flatnonzero(low[:, 0] <= high[:, 0])
+    sizes = row_sizes[drawn]
+    boxes = clipped_boxes(table.bbox[drawn], sizes)
+    extents = clipped_boxes(np.concatenate([low, high - low], axis=1)[drawn], sizes)
+    sides = np.minimum(boxes[:, 2:], extents[:, 2:]) - np.maximum(boxes[:, :2], extents[:, :2])
+    shared = sides.clip(0).prod(axis=1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (extents[:, 2:] - extents[:, :2]).prod(axis=1) - shared
+    # A box of whole pixels around a thin object may be twice as wide.
+    apart = np.abs(boxes - extents).max(axis=1) > THIN
+    corners = np.abs(np.concatenate([low, high], axis=1)[drawn] - table.bbox[drawn]).max(axis=1) <= LEAVES_BY
+    found = np.zeros(len(table.id), bool)
+    found[drawn] = apart & (corners | (shared < union / 2))
+    return found
+
+
+def _large_stacks(file: Path, table: AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
+    """Pictures whose masks, a byte a pixel, take more than `MOST_BYTES`."""
+    counts = np.diff(np.concatenate([[0], (~table.crowd).cumsum()])[table.first_row])
+    size = counts * sizes_of(images).prod(axis=1)
+    for index in np.flatnonzero(size > MOST_BYTES).tolist():
+        record = images[index]
+        sentence = (
+            f"{counts[index]} masks of (height, width) {(record.height, record.width)} take "
+            f"{size[index] / 2**30:.1f} GiB of memory: cut the picture into tiles"
+        )
+        yield Finding("warning", file, record.id, None, sentence)
 
 
 def integer_or_none(entry: Entry, key: str = "id") -> int | None:

@@ -210,7 +210,13 @@ def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool =
 
 def read_annotations(file: Path) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
     """An annotation file without its pictures: categories by id, pictures, objects.  Errors as `CocoDataset`'s."""
-    content = read_json(file)
+    return parse_content(file, read_json(file))
+
+
+def parse_content(
+    file: Path, content: dict[str, Any]
+) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
+    """The same of what a file holds already."""
     categories = sorted(read_all(file, content, "categories", "category", parse_category))
     images = read_all(file, content, "images", "image", parse_image)
     known = known_to(images, categories)

@@ -109,7 +109,10 @@ def fetch_coco(
 
 def _local_folder(base_url: str) -> Path | None:
     """The folder that a file: URL names; ValueError for what is no URL of a mirror."""
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+    except ValueError as error:
+        raise ValueError(f"{base_url!r}: no address of a mirror: {error}") from None
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
     if parts.scheme not in ("http", "https") or not parts.netloc:

@@ -26,9 +26,14 @@ def check(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     for finding in findings:
         counts[finding.level] += 1
-        print(" ".join(str(finding).split()))
+        print(one_line(str(finding)))
     print(f"{counts['error']} errors, {counts['skipped']} skipped annotations, {counts['warning']} warnings")
     return int(counts["error"] + counts["skipped"] > 0)
+
+
+def one_line(text: str) -> str:
+    """The text with whatever is no printable character spelt as in Python: file names may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def find_pictures(dataset: CocoDataset) -> None:

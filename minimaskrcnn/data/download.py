@@ -197,8 +197,8 @@ class _Transfer:
             return urlopen(Request(self.url, headers=headers), timeout=self.timeout)
         except HTTPError as error:
             return error
-        except InvalidURL as error:
-            raise ValueError(f"{self.url}: {error}") from None
+        except (ValueError, InvalidURL) as error:  # of the address, or of one that the server redirects to
+            raise ValueError(f"{self.url}: not an address that can be asked: {error}") from None
         except (OSError, HTTPException) as error:
             raise _Again(_reason(error)) from None
 
@@ -232,7 +232,7 @@ class _Transfer:
         if total is None or total == self.total:
             return
         if self.size is not None:
-            raise ValueError(f"{self.url}: expected {self.size} bytes, the server offers {total}")
+            raise ConnectionError(f"{self.url}: expected {self.size} bytes, the server offers {total}")
         before, self.total, self.bar.total = self.total, total, total
         if before is not None:
             self.partial.unlink(missing_ok=True)

@@ -94,7 +94,8 @@ def parse_numbers(values: Any) -> np.ndarray:
     except (TypeError, OverflowError):
         raise ValueError(f"expected a list of numbers, got {short(values)}") from None
     if not math.isfinite(sum(numbers)):
-        raise ValueError(f"expected finite numbers, got {short(values)}")
+        wanted = "smaller" if all(map(math.isfinite, numbers)) else "finite"
+        raise ValueError(f"expected {wanted} numbers, got {short(values)}")
     return np.array(numbers)
 
 

@@ -7,20 +7,24 @@ file in many ways, one of them a read past the end of a string; so every row is 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from minimaskrcnn.data.coco import read_annotations
+from minimaskrcnn.data.coco import parse_content
 from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, read_json
+from minimaskrcnn.data.coco_table import without_outline
+from minimaskrcnn.data.commands import unmasked_line
 from minimaskrcnn.data.keypoints import NUM_KEYPOINTS, parse_keypoints
 from minimaskrcnn.data.segmentation import parse_field, parse_segmentation
 from minimaskrcnn.data.transforms import ImageSize
 from minimaskrcnn.engine.evaluate import Metrics, Result, coco_metrics, format_metrics, write_json
 
 KIND_OF = {"bbox": "bbox", "segmentation": "segm", "keypoints": "keypoints"}  # field -> kind of evaluation
+INTEGERS = ("id", "image_id", "category_id", "height", "width")
 
 
 def evaluate(results: Path, out: Path, annotations: Path | None, data: str | None, split: str | None) -> None:
@@ -46,6 +50,8 @@ def evaluate(results: Path, out: Path, annotations: Path | None, data: str | Non
 
 def read_results(file: Path) -> list[Any]:
     """The list in a file of results, unchecked.  FileNotFoundError; ValueError for what is no list in JSON."""
+    if file.exists() and not file.is_file():  # a pipe could be read forever
+        raise ValueError(f"{file}: not a file")
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -59,10 +65,13 @@ def read_results(file: Path) -> list[Any]:
     return content
 
 
-def evaluate_results(file: Path, annotations: Path) -> Metrics:
-    """COCO's numbers of the results in `file`; ValueError names the file and the row that is not COCO's."""
+def evaluate_results(file: Path, annotations: Path, *, say: Callable[[str], object] = print) -> Metrics:
+    """COCO's numbers of the results in `file`; ValueError names the file and the row that is not COCO's.
+
+    `say` gets a line on objects without a mask, where others have one.
+    """
     rows = read_results(file)
-    _, images, _ = read_annotations(annotations)
+    _, images, table = parse_content(annotations, _as_pycocotools_reads(read_json(annotations)))
     sizes = {record.id: (record.height, record.width) for record in images}
     results: list[Result] = []
     for position, row in enumerate(rows):
@@ -78,9 +87,28 @@ def evaluate_results(file: Path, annotations: Path) -> Metrics:
     metrics = coco_metrics(annotations, results)
     given = {kind for field, kind in KIND_OF.items() if not results or field in results[0]}
     metrics = {kind: numbers for kind, numbers in metrics.items() if kind in given}
+    unmasked = int(without_outline(table).sum())
+    if "segm" in metrics and unmasked:
+        say(unmasked_line(annotations, unmasked))
     if not metrics:
         raise ValueError(f"{annotations}: nothing in it to compare {sorted(given)} of {file} with")
     return metrics
+
+
+def _as_pycocotools_reads(content: Entry) -> Entry:
+    """The content without names of pictures and categories, which nothing here reads, and with 1 for an id of 1.0."""
+    unused = {"images": {"file_name": "unread"}, "categories": {"name": "unread"}, "annotations": {}}
+    lists = {key: content[key] for key in unused if isinstance(content.get(key), list)}
+    return content | {
+        key: [{**_whole(entry), **unused[key]} if isinstance(entry, dict) else entry for entry in entries]
+        for key, entries in lists.items()
+    }
+
+
+def _whole(entry: Entry) -> Entry:
+    """The entry, its integers that are written as floats as integers."""
+    written = {key: entry[key] for key in INTEGERS if isinstance(entry.get(key), float)}
+    return {**entry, **{key: int(value) for key, value in written.items() if value.is_integer()}}
 
 
 def _check_joints(annotations: Path) -> None:
@@ -96,6 +124,7 @@ def _check_joints(annotations: Path) -> None:
 def _parse(row: Any, sizes: dict[int, ImageSize]) -> Result:
     if not isinstance(row, dict):
         raise ValueError(f"a result must be an object, got {short(row)}")
+    row = _whole(row)
     image_id = integer(row, "image_id")
     if image_id not in sizes:
         raise ValueError(f"no image has its image_id {image_id}")
