@@ -86,6 +86,7 @@ OF_ONE_ANNOTATION = {
     "rle of another size": ({"segmentation": {**RLE, "size": [W, H]}}, "error", "run lengths have size [30, 20]"),
     "rle too long": ({"segmentation": {**RLE, "counts": [0, H * W + 1]}}, "error", "add up to"),
     "rle broken": ({"segmentation": {**RLE, "counts": "ooooooo0"}}, "error", "number of 8 characters"),
+    "half a character": ({"segmentation": {**RLE, "counts": "\ud800"}}, "error", "broken run-length string"),
     "rle of nothing": ({"segmentation": {**RLE, "counts": [H * W]}}, "skipped", "without a mask pixel"),
     "unknown image": ({"image_id": 3}, "error", "no image has its image_id 3"),
     "unknown category": ({"category_id": 6}, "error", "no category has its category_id 6"),

@@ -216,7 +216,7 @@ def read_annotations(file: Path) -> tuple[list[Category], list[ImageRecord], Ann
 def parse_content(
     file: Path, content: dict[str, Any]
 ) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
-    """The same of what a file holds already."""
+    """The same of the content of `file`, whose memory is freed on the way unless the caller keeps it."""
     categories = sorted(read_all(file, content, "categories", "category", parse_category))
     images = read_all(file, content, "images", "image", parse_image)
     known = known_to(images, categories)

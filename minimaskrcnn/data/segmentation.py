@@ -115,7 +115,8 @@ def _parse_runs(value: dict[str, Any], image_size: ImageSize) -> np.ndarray:
             f"run lengths have size {short(size)}, the picture's (height, width) is {image_size}"
         )
     if isinstance(counts, str | bytes):
-        counts = unpack_runs(counts.encode() if isinstance(counts, str) else counts)
+        # Half a character, which JSON can spell, is among the characters that are refused there.
+        counts = unpack_runs(counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts)
     elif not isinstance(counts, list):
         raise ValueError(f"counts must be a list or a string, got {short(counts)}")
     numbers = parse_numbers(counts)
