@@ -78,6 +78,8 @@ def train(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = recipe_of(options.preset)
+    if options.weights and not options.resume and options.weights.resolve().parent == options.out.resolve():
+        raise ValueError(f"{options.weights}: a new run in {options.out} would replace it; name another --out")
     config = _training_config(recipe, options)
     device = choose_device(options.device)
     network = recipe.config(2)

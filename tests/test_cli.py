@@ -248,11 +248,14 @@ def test_train_leaves_weights_metrics_and_a_curve(place):
 
 def test_training_keeps_the_semantics_of_the_weights_it_starts_from(place, tmp_path):
     config = as_detectron2(tiny_config(5))
-    save_weights(tmp_path / "start.safetensors", MaskRCNN(config), preset="tiny", categories=[])
-    arguments = ("--data", place / "data", "--preset", "tiny", "--steps", 1, "--device", "cpu", "--out", tmp_path)
-    outcome = call("train", *arguments, "--weights", tmp_path / "start.safetensors")
+    weights, out = tmp_path / "last.safetensors", tmp_path / "run"
+    save_weights(weights, MaskRCNN(config), preset="tiny", categories=[])
+    arguments = ("--data", place / "data", "--preset", "tiny", "--steps", 1, "--device", "cpu")
+    refused = call("train", *arguments, "--weights", weights, "--out", tmp_path)
+    assert refused.code == 2 and "would replace it; name another --out" in refused.err and weights.exists()
+    outcome = call("train", *arguments, "--weights", weights, "--out", out)
     assert outcome.code == 0 and "start afresh: box_head.classifier, " in outcome.out, outcome
-    trained = load_weights(tmp_path / "last.safetensors").config
+    trained = load_weights(out / "last.safetensors").config
     assert trained == replace(config, num_classes=trained.num_classes) and trained.num_classes != 5
 
 
