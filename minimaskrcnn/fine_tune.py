@@ -35,16 +35,17 @@ def starting_config(config: MaskRCNNConfig, preset: str, given: AnyWeights) -> M
 def load_matching(model: nn.Module, state_dict: StateDict) -> list[str]:
     """Load every tensor whose name and shape fit; returns the names of the model's that start afresh.
 
-    A backbone's fifth stage is the box head's where that has one (C4).  Raises ValueError where nothing fits, or not
-    all of a backbone: half of one is worth nothing.
+    A backbone's fifth stage is the box head's where that has one (C4), and the other way round.  Raises ValueError
+    where nothing fits, or not all of a backbone: half of one is worth nothing.
     """
     own = model.state_dict()
-    if any(name.startswith("box_head.res5.") for name in own):
-        stage = "resnet.stages.3."
-        state_dict = {
-            name.replace(stage, "box_head.res5.") if name.startswith(stage) else name: value
-            for name, value in state_dict.items()
-        }
+    theirs, ours = "box_head.res5.", "resnet.stages.3."
+    if any(name.startswith(theirs) for name in own):
+        theirs, ours = ours, theirs
+    state_dict = {
+        ours + name.removeprefix(theirs) if name.startswith(theirs) else name: value
+        for name, value in state_dict.items()
+    }
     fitting = {
         name: value for name, value in state_dict.items() if name in own and value.shape == own[name].shape
     }

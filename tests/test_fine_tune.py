@@ -67,6 +67,11 @@ def test_a_backbones_fifth_stage_is_c4s_head():
     assert not any(name.startswith(("resnet.", "box_head.res5.")) for name in fresh)
     for name, value in model.box_head.res5.state_dict().items():
         assert torch.equal(value, backbone[f"resnet.stages.3.{name}"]), name
+    # And back: C4's head is the fifth stage of a backbone that has one.
+    for value in whole.parameters():
+        torch.nn.init.zeros_(value)
+    assert not any(name.startswith("resnet.") for name in load_matching(whole, model.state_dict()))
+    assert torch.equal(whole.resnet.stages[3][0].conv1.weight, model.box_head.res5[0].conv1.weight)
 
 
 def saved(folder: Path, model: MaskRCNN, preset: str) -> AnyWeights:
