@@ -1,14 +1,18 @@
 # make demo   train a small Mask R-CNN from scratch on generated scenes, see its AP and its pictures
 # make test   the linter and the tests
 # make lessons         open the course in JupyterLab;  lessons-build, lessons-execute, book, lessons-check: see lessons/
-# TORCH_INDEX names another index for torch, for example that of its CPU builds (see README).
+# TORCH_INDEX names another index for torch, for example that of its CPU builds (see README); it is remembered in
+# .venv, so that torchvision comes from where torch came from.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OUT    ?= runs/demo
+TORCH_INDEX ?= $(shell cat $(VENV)/.torch_index 2> /dev/null)
+# Two processes: each wants a core and up to 2 GB.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test test-slow lint clean lessons lessons-build lessons-execute book lessons-check
+.PHONY: demo test test-broken test-slow lint clean lessons lessons-build lessons-execute book lessons-check
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m minimaskrcnn demo --out $(OUT)
@@ -17,9 +21,23 @@ demo: $(VENV)/.demo
 # process without that hook; compiling kernels ahead of time needs one without Triton's interpreter.
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -m "not slow and not unhooked and not aot and not lessons"
-	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -q -m "unhooked and not slow"
-	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -m "aot and not slow"
+	@rm -f $(VENV)/skipped
+	SKIPPED=$(VENV)/skipped $(PYTEST) -m "not slow and not unhooked and not aot and not lessons"
+	SKIPPED=$(VENV)/skipped JAXTYPING_DISABLE=1 $(PYTEST) -m "unhooked and not slow"
+	SKIPPED=$(VENV)/skipped TRITON_INTERPRET=0 $(PYTEST) -m "aot and not slow"
+
+# An optional package that is there and does not import costs only the tests that need it: torchvision raises RuntimeError
+# beside a torch that it was not built for.
+BROKEN := torchvision triton matplotlib anywidget
+test-broken: $(VENV)/.dev
+	for package in $(BROKEN); do \
+	    stub=$(CURDIR)/$(VENV)/broken/$$package; \
+	    mkdir -p $$stub/$$package; \
+	    if [ $$package = torchvision ]; then error=RuntimeError; else error=ImportError; fi; \
+	    echo "raise $$error('$$package was built for something else')" > $$stub/$$package/__init__.py; \
+	    PYTHONPATH=$$stub $(PYTEST) -m "not slow and not lessons" -k "$(TOUCHING)" || exit 1; \
+	done
+TOUCHING := torchvision or parity or bench or matplotlib or curve or figure or aot or explorers
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "slow and not unhooked and not aot"
@@ -48,6 +66,7 @@ lint: $(VENV)/.dev
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@echo $(TORCH_INDEX) > $(VENV)/.torch_index
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
@@ -62,8 +81,10 @@ $(VENV)/.teach: $(VENV)/.torch pyproject.toml
 	$(PIP) -e '.[teach]'
 	@touch $@
 
+# Without a torchvision that fits this torch the comparisons with it skip, and nothing else.
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) -e '.[dev]'
+	$(PIP) torchvision $$(sed 's/^./--index-url &/' $(VENV)/.torch_index) || echo "No torchvision for this torch: comparisons with it will be skipped."
 	@touch $@
 
 clean:

@@ -1,6 +1,8 @@
-"""Shared by all tests: executed shape annotations, two threads, one Hypothesis profile, the data's path."""
+"""Shared by all tests: executed shape annotations, threads, one Hypothesis profile, real data, what was skipped."""
 
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,12 @@ if not torch.cuda.is_available():
     # Before the first kernel is imported: its decorator reads this.  The tests that compile set it to 0.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many workers as cores: a thread each, and each in the processes that they start.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+else:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 hypothesis.settings.register_profile(
     "default", deadline=None, derandomize=True, database=None, max_examples=50, print_blob=True
 )
@@ -47,3 +54,21 @@ def coco_real() -> Path:
     if not (folder / "annotations").is_dir():
         pytest.skip(f"no real COCO sample: set COCO_REAL (looked in {folder})")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line: how many tests were skipped, for each reason.
+
+    $SKIPPED names a file that carries the counts from one pytest process to the next, so that the last of `make
+    test`'s three says it for all of them.
+    """
+    skipped = terminalreporter.stats.get("skipped", [])
+    counts = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    log = os.environ.get("SKIPPED")
+    if log:
+        before = Path(log)
+        counts += Counter(json.loads(before.read_text()) if before.exists() else {})
+        before.write_text(json.dumps(counts))
+    if counts:
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in counts.most_common())
+        terminalreporter.write_line(f"skipped {counts.total()}: {reasons}")

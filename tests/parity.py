@@ -1,10 +1,9 @@
 """What the parity tests share: torchvision or a reason to skip, and how near is equal."""
 
-import os
 from types import ModuleType
 
-import pytest
 import torch
+from optional import need
 from torch import Tensor
 
 # The one table of tolerances, for inputs of magnitude about 1: (relative, absolute).  Half precision is a rounding of
@@ -19,15 +18,7 @@ TOLERANCE = {
 
 def torchvision() -> ModuleType:
     """The oracle.  Skips the test where it does not import, unless REQUIRE_PARITY=1, where it fails it."""
-    try:
-        import torchvision
-        import torchvision.models.detection
-    except (ModuleNotFoundError, RuntimeError) as error:
-        # RuntimeError: a torchvision that was built for another torch.
-        if os.environ.get("REQUIRE_PARITY") == "1":
-            raise
-        pytest.skip(f"torchvision does not import: {error}")
-    return torchvision
+    return need("torchvision", "models.detection")
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:

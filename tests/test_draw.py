@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from optional import need
 from PIL import Image
 
 from minimaskrcnn import draw
@@ -243,7 +244,7 @@ HISTORY = [
 
 @pytest.mark.parametrize("lines", [HISTORY, HISTORY[:2], HISTORY[2:]])
 def test_the_curve_is_a_picture(tmp_path, lines):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     draw.plot_history(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
@@ -253,7 +254,7 @@ def test_the_curve_is_a_picture(tmp_path, lines):
 
 
 def test_a_history_without_steps(tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"metrics\.jsonl: no line with a loss"):
         draw.plot_history(tmp_path / "metrics.jsonl", tmp_path / "curve.png")

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import SCENES, random_image, random_target, tiny_config
+from optional import need
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -383,7 +384,7 @@ def test_which_columns_are_drawn() -> None:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """The figure of `REPORT`."""
-    figure = pytest.importorskip("matplotlib.figure")
+    figure = need("matplotlib.figure")
     kept: list[Any] = []
     save = figure.Figure.savefig
     monkeypatch.setattr(

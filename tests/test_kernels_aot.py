@@ -6,8 +6,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from optional import need
 
-pytest.importorskip("triton")
+need("triton")
 
 from minimaskrcnn_kernels import aot
 from minimaskrcnn_kernels.report import pasting, pooling, suppression, whole_cells

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-pytest.importorskip("triton")
+need("triton")
 
 # A process of its own: a read beyond the end is a segmentation fault.
 PREPARE = """
@@ -14,6 +14,7 @@ import ctypes, math, mmap, os, sys
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from unittest.mock import patch
+from optional import need
 
 held = []
 

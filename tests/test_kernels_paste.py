@@ -9,6 +9,7 @@ import torch
 from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional import need
 from parity import assert_close, torchvision
 from strategies import boxes
 from test_ops_paste import decoded, image_sizes, probs
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
+
+need("triton")
 
 # The interpreter's NumPy warns of the overflows of boxes that no picture has.
 pytestmark = [

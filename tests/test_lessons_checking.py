@@ -8,9 +8,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from hypothesis import strategies as st
+from optional import need
 
-pytest.importorskip("IPython", reason="the lessons need the extra 'lessons'")
-pytest.importorskip("matplotlib", reason="the lessons need the extra 'lessons'")
+need("IPython")
+need("matplotlib")
 
 from minimaskrcnn_lessons import catalogue, checking, display
 from minimaskrcnn_lessons.checking import check, expected, grade, hint, judge

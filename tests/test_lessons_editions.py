@@ -5,8 +5,8 @@ from unittest.mock import patch
 import nbformat
 import pytest
 
-pytest.importorskip("jupytext", reason="the lessons need the extra 'lessons'")
-pytest.importorskip("IPython", reason="the lessons need the extra 'lessons'")
+need("jupytext")
+need("IPython")
 
 from minimaskrcnn_lessons import catalogue, editions, lint
 from test_lessons_checking import HALF

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from browser import serve
+from optional import need
 
-pytest.importorskip("anywidget", reason="explorers need anywidget: pip install -e '.[lessons]'")
+need("anywidget")
 
 from minimaskrcnn_lessons.explorers import FOLDER
 

@@ -12,9 +12,10 @@ import urllib.request
 
 import pytest
 from browser import need_browser
+from optional import need
 
-pytest.importorskip("jupyterlab", reason="the lessons need the extra 'lessons'")
-pytest.importorskip("jupytext", reason="the lessons need the extra 'lessons'")
+need("jupyterlab")
+need("jupytext")
 
 from minimaskrcnn_lessons import editions
 

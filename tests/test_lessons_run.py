@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from optional import need
 
-pytest.importorskip("nbclient", reason="the lessons need the extra 'lessons'")
-pytest.importorskip("IPython", reason="the lessons need the extra 'lessons'")
+need("nbclient")
+need("IPython")
 
 from minimaskrcnn_lessons import catalogue, editions
 from minimaskrcnn_lessons.checking import judge
@@ -100,7 +101,7 @@ def nbgrader(course: Path, *arguments: str) -> None:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     """A course folder with every lesson as an assignment."""
-    pytest.importorskip("nbgrader", reason="needs the extra 'teach'")
+    need("nbgrader")
     root = tmp_path_factory.mktemp("course")
     (root / "nbgrader_config.py").write_text(
         f"c = get_config()\nc.CourseDirectory.root = {str(root)!r}\nc.CourseDirectory.course_id = 'minimaskrcnn'\n"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional import need
 from parity import torchvision
 from strategies import boxes, integers, padded_candidates, scores
 
@@ -207,7 +208,7 @@ def test_errors_show_the_shapes_and_the_threshold():
 @pytest.mark.unhooked
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_errors_show_the_dtypes(backend):
-    pytest.importorskip("triton")
+    need("triton")
     a, score = torch.zeros(1, 3, 4), torch.zeros(1, 3)
     group, valid = torch.zeros(1, 3, dtype=torch.int64), score > 0
     for args in [

@@ -59,6 +59,11 @@ def build_book(out: Path) -> None:
     _run_sphinx(pages, out, static)
 
 
+def guides() -> list[Path]:
+    """The pages that are no lessons."""
+    return [path for path in sorted(BOOK.glob("*.md")) if path.name != "index.md"]
+
+
 def _remove_stale(folder: Path, names: set[str], pattern: str = "*") -> None:
     """Pages of lessons and files that are no more; what Sphinx and its themes bring begins with "_"."""
     for path in folder.rglob(pattern):
@@ -87,6 +92,8 @@ def _pages(lessons: list[Lesson]) -> Iterator[tuple[str, str | NotebookNode]]:
             if cell.cell_type == "markdown":
                 cell.source = _relinked(cell.source, LESSONS, lesson, linked)
         yield f"{lesson.stem}.ipynb", notebook
+    for guide in guides():
+        yield guide.name, _relinked(guide.read_text(encoding="utf-8"), BOOK, None, linked)
     done: set[PurePosixPath] = set()
     while todo := [path for path in linked if path not in done]:
         for path in todo:
@@ -127,7 +134,7 @@ def _relinked(text: str, folder: Path, lesson: Lesson | None, linked: dict[PureP
         path = (folder / target.partition("#")[0]).resolve()
         if not path.exists() or not path.is_relative_to(ROOT):
             raise ValueError(f"{lesson.stem if lesson else folder}: the link to {target} leads nowhere")
-        if path.parent == LESSONS and path.suffix == ".ipynb":
+        if (path.parent == LESSONS and path.suffix == ".ipynb") or path in guides():
             return f"](/{path.name})"
         name = PurePosixPath(path.relative_to(ROOT).as_posix())
         if path.suffix not in (".py", ".md"):
@@ -166,6 +173,7 @@ def _index(lessons: list[Lesson], titles: dict[str, str], has_code: bool) -> str
     text = (BOOK / "index.md").read_text(encoding="utf-8")
     text = text.replace("{{lessons}}", "\n".join(rows))
     text = text.replace("{{pages}}", "\n".join(f"/{lesson.stem}" for lesson in lessons))
+    text = text.replace("{{guides}}", "\n".join(f"/{guide.stem}" for guide in guides()))
     return text.replace("{{code}}", "/code" if has_code else "")
 
 
