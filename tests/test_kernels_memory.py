@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from optional import need
 
 need("triton")
 
@@ -14,7 +15,6 @@ import ctypes, math, mmap, os, sys
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from unittest.mock import patch
-from optional import need
 
 held = []
 

@@ -4,6 +4,7 @@ from unittest.mock import patch
 
 import nbformat
 import pytest
+from optional import need
 
 need("jupytext")
 need("IPython")
