@@ -1,8 +1,8 @@
 """detectron2's model-zoo checkpoints under our names.
 
 A file of its COCO model zoo is a pickle `{"model": {name: array}, "__author__": ...}`; `read_detectron2` reads it
-without executing it.  `describe_detectron2` says which network the arrays are of, and `from_detectron2` gives its
-state dict.  The layers are the same; what changes besides the names is the order of some rows:
+without calling what it names.  `describe_detectron2` says which network the arrays are of, and `from_detectron2`
+gives its state dict.  The layers are the same; what changes besides the names is the order of some rows:
 
 | there | here |
 |---|---|
@@ -124,12 +124,14 @@ _UNSUPPORTED = [
     )
 ]
 _RPN = "proposal_generator.rpn_head."
-_CLASSES, _BOXES = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight"
-_MASKS, _KEYPOINTS = "roi_heads.mask_head.predictor.weight", "roi_heads.keypoint_head.score_lowres.weight"
+_CLASSES = "roi_heads.box_predictor.cls_score.weight"
+_BOXES = "roi_heads.box_predictor.bbox_pred.weight"
+_MASKS = "roi_heads.mask_head.predictor.weight"
+_KEYPOINTS = "roi_heads.keypoint_head.score_lowres.weight"
 
 
 def read_detectron2(path: Path) -> dict[str, np.ndarray | Tensor]:
-    """The arrays of a model-zoo file (`.pkl`) under detectron2's names; arrays are read-only.
+    """The arrays of a model-zoo file (`.pkl`) under detectron2's names.
 
     Raises FileNotFoundError where there is none, ValueError where it is something else.
     """
