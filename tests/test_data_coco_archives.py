@@ -113,7 +113,7 @@ def test_a_broken_run_goes_on(coco):
     assert (coco.root / "annotations").is_dir() and (coco.root / "val2017.zip.partial").stat().st_size == 1000
     coco("val2017")
     assert coco.server.asked == ["bytes=1000-"]
-    assert any("going on from 1.00 kB" in line for line in coco.lines)
+    assert any("1000 are there" in line for line in coco.lines)
     assert len(open_coco(coco.root, "val2017")) == 1
 
 
@@ -124,18 +124,14 @@ def test_archives_put_into_the_root_by_hand(coco):
     assert not (coco.root / "train2017").exists()
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("as_url", [False, True])
-def test_a_folder_of_archives(coco, tmp_path, nested, as_url):
+def test_a_folder_of_archives(coco, tmp_path):
     place = tmp_path / "some archives"
-    coco.put(place / "zips" if nested else place, "val2017.zip")
-    coco.put(place / "annotations" if nested else place, "annotations_trainval2017.zip")
-    coco("val2017", **({"base_url": place.as_uri()} if as_url else {"archives": place}))
+    coco.put(place, "val2017.zip", "annotations_trainval2017.zip")
+    coco("val2017", archives=place)
     assert coco.server.asked == [] and len(open_coco(coco.root, "val2017")) == 1
     assert {path.name for path in coco.root.iterdir()} == {"annotations", "val2017"}
-    with pytest.raises(
-        FileNotFoundError, match=r"train2017\.zip: no such archive; expected http://images\.coco"
-    ):
+    message = r"train2017\.zip \([0-9]+ bytes, from http://images\.coco.*\): no such archive"
+    with pytest.raises(FileNotFoundError, match=message):
         coco("train2017", archives=place)
 
 
@@ -143,7 +139,7 @@ def test_a_given_archive_that_is_another_one(coco):
     coco.put(coco.root)
     whole = (coco.root / "val2017.zip").read_bytes()
     (coco.root / "val2017.zip").write_bytes(whole[:-9])
-    message = rf"expected {len(whole)} bytes, found {len(whole) - 9}; remove it, or rename it to .*\.partial"
+    message = rf"expected {len(whole)} bytes, found {len(whole) - 9}"
     with pytest.raises(ValueError, match=message):
         coco("val2017")
     assert not (coco.root / "val2017").exists()
@@ -152,21 +148,20 @@ def test_a_given_archive_that_is_another_one(coco):
     assert coco.server.asked == [f"bytes={len(whole) - 9}-"] and (coco.root / "val2017").is_dir()
 
 
-def test_half_a_folder_and_half_a_file_are_not_complete(coco):
+def test_half_a_folder_and_a_missing_file_are_not_complete(coco):
     coco("train2017")
     next((coco.root / "train2017").iterdir()).unlink()
     annotations = coco.root / "annotations" / "instances_train2017.json"
     text = annotations.read_bytes()
-    annotations.write_bytes(text[: len(text) // 2])
-    with pytest.raises(
-        ValueError, match=r"instances_train2017\.json: not the archive's file .* move it away"
-    ):
-        coco("train2017")
     annotations.unlink()
     coco("train2017")
     # Both came from the archives that were kept.
     assert coco.server.asked == [] and len(list((coco.root / "train2017").iterdir())) == 2
     assert annotations.read_bytes() == text
+    annotations.unlink()
+    (coco.root / "annotations" / "person_keypoints_train2017.json").write_bytes(text[:9])
+    with pytest.raises(ValueError, match=r"keypoints_train2017\.json: not the archive's file .* move it away"):
+        coco("train2017")
 
 
 def test_too_little_room_is_said_before_anything_is_fetched(coco, monkeypatch):
@@ -195,7 +190,7 @@ def test_a_login_page_of_known_length_says_what_to_put_where(coco):
 
 
 def test_an_address_that_is_none_is_named(coco):
-    with pytest.raises(ValueError, match=r"'http://\[::1': no address of a mirror"):
+    with pytest.raises(ValueError, match=r"http://\[::1/.*: not an address that can be asked"):
         coco("val2017", base_url="http://[::1")
 
 
