@@ -46,7 +46,7 @@ from minimaskrcnn.data.coco_table import (
     AnnotationTable,
     clipped_boxes,
     decode_row,
-    far_rows,
+    far_polygons,
     has_area,
     image_ids_of,
     make_table,
@@ -227,10 +227,6 @@ def parse_content(
     rows = read_all(file, content, "annotations", "annotation", parse)
     del content  # the table takes as much memory again
     table = make_table(rows, len(images))
-    sizes = sizes_of_rows(table, sizes_of(images))
-    for row in np.flatnonzero(far_rows(table, sizes)).tolist():
-        try:
-            decode_row(table, row, tuple(sizes[row].tolist()))
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+    for row, sentence in far_polygons(table, sizes_of_rows(table, sizes_of(images))).items():
+        raise ValueError(f"{file}: annotation {table.id[row]}: {sentence}")
     return categories, images, table
