@@ -31,8 +31,6 @@ from minimaskrcnn.data.coco_json import (
     Category,
     ImageRecord,
     check_image_id,
-    describe,
-    entries,
     integer,
     known_to,
     parse_annotation,
@@ -40,7 +38,6 @@ from minimaskrcnn.data.coco_json import (
     parse_image,
     read_all,
     read_json,
-    repeated,
 )
 from minimaskrcnn.data.coco_table import (
     AnnotationTable,
@@ -56,7 +53,7 @@ from minimaskrcnn.data.coco_table import (
     sizes_of_rows,
     without_outline,
 )
-from minimaskrcnn.data.keypoints import KeypointTable, find_keypoints, parse_keypoints, table_of_keypoints
+from minimaskrcnn.data.keypoints import KeypointTable, Pose, find_keypoints, parse_keypoints, table_of_poses
 from minimaskrcnn.data.pictures import read_image
 from minimaskrcnn.data.transforms import Sample, Target
 
@@ -178,17 +175,12 @@ class CocoDataset(Dataset[Sample]):
     def _read_keypoints(self, file: Path) -> KeypointTable:
         """Those of a file; ValueError also where it has one of our annotations in another picture."""
         image_ids = image_ids_of(self._table, self.images)
-        found: list[tuple[int, np.ndarray]] = []
-        for entry in entries(file, read_json(file), "annotations"):
-            try:
-                id = integer(entry, "id")
-                check_image_id(entry, image_ids)
-                found.append((id, parse_keypoints(entry)))
-            except ValueError as error:
-                raise ValueError(f"{file}: {describe('annotation', entry)}: {error}") from None
-        for id in repeated(id for id, _ in found):
-            raise ValueError(f"{file}: annotation id {id} occurs more than once")
-        return table_of_keypoints(dict(found))
+
+        def parse(entry: dict[str, Any]) -> Pose:
+            check_image_id(entry, image_ids)
+            return Pose(integer(entry, "id"), parse_keypoints(entry))
+
+        return table_of_poses(read_all(file, read_json(file), "annotations", "annotation", parse))
 
 
 def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool = True) -> CocoDataset:

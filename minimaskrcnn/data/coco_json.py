@@ -68,20 +68,25 @@ def known_to(
     return Known(index_of, sizes, {category.id for category in categories}, image_ids or {})
 
 
-def read_json(file: Path) -> Entry:
-    """The object in a JSON file.  FileNotFoundError; ValueError for no JSON, or JSON that is no object."""
+def load_json(file: Path, what: str) -> Any:
+    """The content of a JSON file.  FileNotFoundError, which says `what` is missing; ValueError for no JSON."""
     if file.exists() and not file.is_file():  # a pipe could be read forever
         raise ValueError(f"{file}: not a file")
     try:
-        content = json.loads(file.read_bytes())
+        return json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such annotation file") from None
+        raise FileNotFoundError(f"{file}: no such {what}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not JSON in UTF-8: {error}") from None
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from None
     except RecursionError:
-        raise ValueError(f"{file}: not COCO's: nested too deeply to be read") from None
+        raise ValueError(f"{file}: nested too deeply to be read") from None
+
+
+def read_json(file: Path) -> Entry:
+    """The object in an annotation file.  Errors of `load_json`; ValueError for JSON that is no object."""
+    content = load_json(file, "annotation file")
     if not isinstance(content, dict):
         raise ValueError(
             f"{file}: expected an object with images, annotations and categories, got {short(content)}"
@@ -97,11 +102,6 @@ def entries(file: Path, content: Entry, key: str) -> list[Entry]:
     return found
 
 
-def describe(what: str, entry: Any) -> str:
-    """How messages name an entry: by its id, a category whole."""
-    return f"{what} {short(entry if what == 'category' else entry.get('id'))}"
-
-
 def read_all(file: Path, content: Entry, key: str, what: str, parse: Callable[[Entry], Any]) -> list[Any]:
     """Every entry under `key`, parsed, with ids that occur once.  ValueError names file and entry."""
     found = []
@@ -109,7 +109,8 @@ def read_all(file: Path, content: Entry, key: str, what: str, parse: Callable[[E
         try:
             found.append(parse(entry))
         except ValueError as error:
-            raise ValueError(f"{file}: {describe(what, entry)}: {error}") from None
+            name = short(entry if what == "category" else entry.get("id"))
+            raise ValueError(f"{file}: {what} {name}: {error}") from None
     for id in repeated(item.id for item in found):
         raise ValueError(f"{file}: {what} id {id} occurs more than once")
     return found
