@@ -24,10 +24,10 @@ from servers import (
 from minimaskrcnn import cli
 from minimaskrcnn.data import coco_archives
 from minimaskrcnn.data import commands as data_commands
+from minimaskrcnn.data import download as downloading
 from minimaskrcnn.data import unpack as unpacking
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.coco_archives import COCO_2017, Archive, fetch_coco
-from minimaskrcnn.data.download import Patience
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,10 @@ class Coco:
             )
             for folder, real in COCO_2017.items()
         }  # fmt: skip
-        self.patience = Patience(timeout=30.0, attempts=3, sleep=lambda seconds: None)
 
     def __call__(self, *splits: str, **more: object) -> None:
         self.server.asked[:], self.lines[:] = [], []
-        options = {"base_url": self.server.url, "table": self.table, "patience": self.patience, **more}
+        options = {"base_url": self.server.url, "table": self.table, **more}
         fetch_coco(self.root, splits, say=self.lines.append, **options)
 
     def put(self, folder: Path, *names: str) -> None:
@@ -86,7 +85,9 @@ class Coco:
 
 
 @pytest.fixture
-def coco(server, tmp_path, scenes) -> Coco:
+def coco(server, tmp_path, scenes, monkeypatch) -> Coco:
+    monkeypatch.setattr(downloading, "ATTEMPTS", 3)
+    monkeypatch.setattr(downloading, "sleep", lambda seconds: None)
     return Coco(server, tmp_path / "COCO", scenes)
 
 
@@ -215,7 +216,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def command(coco, monkeypatch) -> Coco:
     """The command line on the scenes' table; `coco` is what it works on."""
     monkeypatch.setattr(
-        data_commands, "fetch_coco", partial(fetch_coco, table=coco.table, patience=coco.patience)
+        data_commands, "fetch_coco", partial(fetch_coco, table=coco.table)
     )
     return coco
 

@@ -35,7 +35,8 @@ from servers import (
     zipped,
 )
 
-from minimaskrcnn.data.download import Patience, check_archive, download, partial_of
+from minimaskrcnn.data import download as downloading
+from minimaskrcnn.data.download import check_archive, download, partial_of
 
 SIZE, MD5 = len(BODY), hashlib.md5(BODY).hexdigest()
 
@@ -61,11 +62,14 @@ class Fetch:
         self.waits: list[float] = []
         self.lines: list[str] = []
 
-    def __call__(self, *script: Behaviour, md5: str = MD5, **patience: object) -> None:
+    def __call__(self, *script: Behaviour, md5: str = MD5, timeout: float = 5.0, attempts: int = 6) -> None:
         self.server.script[:], self.server.asked[:] = script, []
-        patience = Patience(sleep=self.waits.append, **{"timeout": 5.0, **patience})
         url = f"{self.server.url}/zips/val2017.zip"
-        download(url, self.target, SIZE, md5, patience=patience, say=self.lines.append)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(downloading, "TIMEOUT", timeout)
+            patch.setattr(downloading, "ATTEMPTS", attempts)
+            patch.setattr(downloading, "sleep", self.waits.append)
+            download(url, self.target, SIZE, md5, self.lines.append)
 
     @property
     def kept(self) -> bytes | None:
@@ -322,19 +326,19 @@ def test_chunks_that_break_off(fetch):
     assert fetch.server.asked == [None, f"bytes={0x1800}-"]
 
 
-def test_no_server(fetch):
-    url, waits = f"http://127.0.0.1:{closed_port()}/x.zip", fetch.waits
+def test_no_server(fetch, monkeypatch):
+    monkeypatch.setattr(downloading, "sleep", fetch.waits.append)
     with pytest.raises(ConnectionError, match="no connection"):
-        download(url, fetch.target, SIZE, MD5, patience=Patience(attempts=3, sleep=waits.append), say=print)
-    assert fetch.waits == [1, 2]
+        download(f"http://127.0.0.1:{closed_port()}/x.zip", fetch.target, SIZE, MD5, print)
+    assert fetch.waits == [1, 2, 4, 8, 16]
     fetch.assert_nothing_final()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b.zip", "http://[::1/x.zip"])
-def test_addresses_that_are_none(url, tmp_path):
+def test_addresses_that_are_none(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "sleep", lambda seconds: pytest.fail("waited"))
     with pytest.raises(ValueError):
-        patience = Patience(sleep=lambda seconds: pytest.fail("waited"))
-        download(url, tmp_path / "x.zip", SIZE, MD5, patience=patience, say=print)
+        download(url, tmp_path / "x.zip", SIZE, MD5, print)
 
 
 def test_a_full_disk_is_no_broken_connection(fetch, monkeypatch):
@@ -351,20 +355,14 @@ def test_a_full_disk_is_no_broken_connection(fetch, monkeypatch):
     assert fetch.waits == []
 
 
-def test_interruption_keeps_what_came(fetch):
+def test_interruption_keeps_what_came(fetch, monkeypatch):
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(downloading, "sleep", interrupted)
     fetch.server.script[:] = [breaks_at(10_000)]
     with pytest.raises(KeyboardInterrupt):
-        download(
-            f"{fetch.server.url}/x.zip",
-            fetch.target,
-            SIZE,
-            MD5,
-            patience=Patience(sleep=interrupted),
-            say=print,
-        )
+        download(f"{fetch.server.url}/x.zip", fetch.target, SIZE, MD5, print)
     assert fetch.kept == BODY[:10_000]
     fetch.assert_nothing_final()
 
@@ -372,9 +370,9 @@ def test_interruption_keeps_what_came(fetch):
 def test_a_killed_run_is_continued(fetch):
     fetch.server.script[:] = [stalls_at(30_000)] * 50
     code = (
-        "import pathlib, sys; from minimaskrcnn.data.download import PATIENCE, download;"
+        "import pathlib, sys; from minimaskrcnn.data.download import download;"
         "_, url, target, size = sys.argv;"
-        "download(url, pathlib.Path(target), int(size), '', patience=PATIENCE, say=print)"
+        "download(url, pathlib.Path(target), int(size), '', print)"
     )
     command = [sys.executable, "-c", code, f"{fetch.server.url}/x.zip", str(fetch.target), str(SIZE)]
     with subprocess.Popen(command) as process:
@@ -423,4 +421,4 @@ def test_checking_an_archive(tmp_path):
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/m\u00f6bel", "http://.example", "http://[::1"])
 def test_what_is_no_address(tmp_path, url):
     with pytest.raises(ValueError, match=f"{re.escape(url)}: not an address that can be asked"):
-        download(url, tmp_path / "a.zip", SIZE, MD5, patience=Patience(), say=print)
+        download(url, tmp_path / "a.zip", SIZE, MD5, print)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from minimaskrcnn.data.download import PATIENCE, Patience, Say, download, length_of, partial_of
+from minimaskrcnn.data.download import Say, download, length_of, partial_of
 from minimaskrcnn.data.unpack import need_room, unpack
 
 OFFICIAL = "http://images.cocodataset.org"
@@ -55,7 +55,6 @@ def fetch_coco(
     base_url: str = OFFICIAL,
     archives: Path | None = None,
     table: Mapping[str, Archive] = COCO_2017,
-    patience: Patience = PATIENCE,
     say: Say = tqdm.write,
 ) -> None:
     """Make `root` hold these splits of COCO 2017 and the annotations.
@@ -85,7 +84,7 @@ def fetch_coco(
     for folder, archive in missing.items():
         path = source / archive.name
         try:
-            download(f"{base_url}/{archive.path}", path, archive.size, archive.md5, patience=patience, say=say)
+            download(f"{base_url}/{archive.path}", path, archive.size, archive.md5, say)
         except ConnectionError as error:
             wanted = _listed(absent[absent.index(archive) :], root, base_url)
             raise ConnectionError(

@@ -3,16 +3,15 @@
 The bytes go to `NAME.partial` beside the target.  After a break the next attempt, or the next run, asks for the rest
 (`Range`, RFC 9110 section 14); of a server that sends the whole file instead, what is there already is skipped.  That
 the file is still the one that was begun is what the checksum is for: what fails it is removed.  Attempts end after
-`Patience.attempts` in a row that brought no new byte.  Left out: two processes that fetch the same file at once.
+`ATTEMPTS` in a row that brought no new byte.  Left out: two processes that fetch the same file at once.
 """
 
 import hashlib
 import re
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
+from time import sleep
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -22,22 +21,12 @@ from tqdm import tqdm
 from minimaskrcnn.files import replace_durably
 
 BLOCK = 1 << 20  # bytes read at a time
+TIMEOUT = 30.0  # seconds without a byte that end an attempt
+ATTEMPTS = 6  # in a row without a new byte: 1 + 2 + 4 + 8 + 16 = 31 seconds of waits
 LONGEST_WAIT = 60.0  # seconds
 # Answers that another attempt may change; 404 too, since mirrors of several machines differ for a while.
 PASSING = {404, 408, 425, 429, 500, 502, 503, 504}
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to wait for a server."""
-
-    timeout: float = 30.0  # seconds without a byte that end an attempt
-    attempts: int = 6  # in a row without a new byte: 1 + 2 + 4 + 8 + 16 = 31 seconds of waits
-    sleep: Callable[[float], None] = time.sleep
-
-
-PATIENCE = Patience()
 
 
 def partial_of(target: Path) -> Path:
@@ -63,7 +52,7 @@ def check_archive(path: Path, size: int, md5: str) -> None:
         raise ValueError(f"{path}: expected MD5 {md5}, found {found}")
 
 
-def download(url: str, target: Path, size: int, md5: str, *, patience: Patience, say: Say) -> None:
+def download(url: str, target: Path, size: int, md5: str, say: Say) -> None:
     """Fetch the zip archive at `url` (http or https), of `size` bytes, to `target`, or check the one that is there.
 
     ConnectionError where the server cannot be reached or does not give the archive: what came stays in
@@ -77,7 +66,7 @@ def download(url: str, target: Path, size: int, md5: str, *, patience: Patience,
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(target)
     say(f"{url}: fetching {size} bytes to {target}, {length_of(partial)} are there")
-    _receive(url, partial, size, patience, say)
+    _receive(url, partial, size, say)
     try:
         check_archive(partial, size, md5)
     except ValueError as error:
@@ -90,7 +79,7 @@ class _Failure(Exception):
     """Why an attempt ended, and whether another one may do better."""
 
 
-def _receive(url: str, partial: Path, size: int, patience: Patience, say: Say) -> None:
+def _receive(url: str, partial: Path, size: int, say: Say) -> None:
     """Attempts until `partial` has `size` bytes or more."""
     failures = 0
     reason = ""
@@ -98,16 +87,16 @@ def _receive(url: str, partial: Path, size: int, patience: Patience, say: Say) -
     with tqdm(total=size, initial=length_of(partial), desc=partial.stem, **style) as bar:
         while (have := length_of(partial)) < size:
             amount = tqdm.format_sizeof(have, "B")
-            if failures >= patience.attempts:
+            if failures >= ATTEMPTS:
                 raise ConnectionError(f"{url}: {reason} ({amount} are kept in {partial})")
             if failures:
                 wait = min(2.0 ** (failures - 1), LONGEST_WAIT)
                 say(f"{url}: {reason}; have {amount}, trying again in {wait:g} s")
-                patience.sleep(wait)
+                sleep(wait)
             reason = "the connection ended early"
             try:
                 with partial.open("ab") as file:
-                    for place, block in _blocks(url, have, size, patience.timeout):
+                    for place, block in _blocks(url, have, size):
                         # Without what is there already and what is beyond the end.
                         bar.update(file.write(block[max(0, have - place) : size - place]))
             except _Failure as failure:
@@ -117,11 +106,11 @@ def _receive(url: str, partial: Path, size: int, patience: Patience, say: Say) -
             failures = 1 if length_of(partial) > have else failures + 1
 
 
-def _blocks(url: str, have: int, size: int, timeout: float) -> Iterator[tuple[int, bytes]]:
+def _blocks(url: str, have: int, size: int) -> Iterator[tuple[int, bytes]]:
     """One request for what follows byte `have`: blocks and their places in the file.  _Failure, or ValueError."""
     headers = {"User-Agent": "minimaskrcnn"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        with urlopen(Request(url, headers=headers), timeout=timeout) as response:
+        with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
             place = _first_place(response, have, size)
             # read1 returns what there is: after a break nothing is lost in a half-filled block.
             while place < size and (block := response.read1(BLOCK)):
