@@ -101,7 +101,8 @@ def check_files(
     yield from _check_list(file, content, "image", _read_image, images)
     yield from _check_file_names(file, images)
     known = coco_json.known_to(images, categories, image_ids if keypoints else None)
-    read = partial(_read_annotation, known, "error" if keypoints else "warning" if _have_keypoints(content) else None)
+    without_keypoints: Level | None = "warning" if _have_keypoints(content) else None
+    read = partial(_read_annotation, known, "error" if keypoints else without_keypoints)
     rows: list[Annotation] = []
     yield from _check_list(file, content, "annotation", read, rows)
     del content
