@@ -27,9 +27,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write a whole JSON file; with `indent` None in one line without spaces, for what no one reads."""
-    separators = (",", ":") if indent is None else None
-    write_text(path, json.dumps(value, indent=indent, separators=separators) + "\n")
+    """Write a whole JSON file; with `indent` None in one line."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def replace_durably(temporary: Path, path: Path) -> None:

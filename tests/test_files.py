@@ -12,7 +12,7 @@ def test_text_and_json_come_back_and_leave_nothing_else(tmp_path):
     path = tmp_path / "new" / "folder" / "a.json"
     write_text(path, "möbel\n")
     assert path.read_bytes() == "möbel\n".encode()
-    for indent, text in ((2, '{\n  "a": [\n    1,\n    0.5\n  ]\n}\n'), (None, '{"a":[1,0.5]}\n')):
+    for indent, text in ((2, '{\n  "a": [\n    1,\n    0.5\n  ]\n}\n'), (None, '{"a": [1, 0.5]}\n')):
         write_json(path, {"a": [1, 0.5]}, indent=indent)
         assert path.read_text() == text and json.loads(text) == {"a": [1, 0.5]}
     assert list(path.parent.iterdir()) == [path]

@@ -57,21 +57,23 @@ def check_folder(root: Path, split: str | None = None, *, pictures: bool = True)
     """All findings of a folder in COCO's layout: of one split, or of every one that has an annotation file."""
     folder = root / "annotations"
     names = ("instances", "person_keypoints")
-    found = {file.stem.removeprefix(f"{name}_") for name in names for file in folder.glob(f"{name}_*.json")}
-    splits = [split] if split else sorted(found)
-    files = [(name, each) for each in splits for name in names if (folder / f"{name}_{each}.json").exists()]
-    if not files:
+    files = [(name, file) for name in names for file in folder.glob(f"{name}_*.json") if file.exists()]
+    found = {file.stem.removeprefix(f"{name}_") for name, file in files}
+    if not found or split not in {None, *found}:
         wanted = f"instances_{split or '*'}.json"
         yield Finding("error", root, None, None, f"no annotations/{wanted}: not a folder in COCO's layout")
-    seen: set[Sized] = set()
-    image_ids: dict[str, dict[int, int]] = {each: {} for each in splits}
-    for name, each in files:
-        file = folder / f"{name}_{each}.json"
-        keypoints = name == "person_keypoints"
-        if keypoints and ("instances", each) not in files:
-            yield Finding("warning", file, None, None, f"no instances_{each}.json: for a keypoint model only")
-        options: dict[str, Any] = {"keypoints": keypoints, "pictures": pictures, "image_ids": image_ids[each]}
-        yield from check_files(root / each, file, seen=seen, **options)
+    for each in sorted(found if split is None else found & {split}):
+        instances, posed = (folder / f"{name}_{each}.json" for name in names)
+        seen: set[Sized] = set()
+        image_ids: dict[int, int] = {}
+        if instances.exists():
+            yield from check_files(root / each, instances, pictures=pictures, seen=seen, image_ids=image_ids)
+        else:
+            yield Finding("warning", posed, None, None, f"no {instances.name}: for a keypoint model only")
+        if posed.exists():
+            yield from check_files(
+                root / each, posed, keypoints=True, pictures=pictures, seen=seen, image_ids=image_ids
+            )
 
 
 def check_files(
@@ -244,7 +246,8 @@ def _check_file_names(file: Path, images: list[ImageRecord]) -> Iterator[Finding
 def _check_pictures(folder: Path, images: Iterable[ImageRecord], seen: set[Sized]) -> Iterator[Finding]:
     """Every picture is read as training reads it."""
     for record in images:
-        path, size = folder / record.file_name, (record.height, record.width)
+        path = folder / record.file_name
+        size = (record.height, record.width)
         if not record.file_name or size == UNKNOWN_SIZE or (path, *size) in seen:
             continue
         seen.add((path, *size))

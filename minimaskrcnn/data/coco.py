@@ -133,7 +133,9 @@ class CocoDataset(Dataset[Sample]):
 
     def target(self, index: int) -> Target:
         """The objects of picture `index`, without reading the picture."""
-        record, table, place = self.images[index], self._table, self._place[index]
+        record = self.images[index]
+        table = self._table
+        place = self._place[index]
         rows = np.arange(table.first_row[place], table.first_row[place + 1])
         rows = rows[~table.crowd[rows]]
         boxes = clipped_boxes(table.bbox[rows], np.array([record.height, record.width]))
@@ -190,10 +192,10 @@ def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool =
     `people` opens `person_keypoints_{split}.json` alone, whose one category is the person: for keypoint models.
     """
     folder = Path(root) / "annotations"
+    posed = folder / f"person_keypoints_{split}.json"
     if people:
-        posed = folder / f"person_keypoints_{split}.json"
         return CocoDataset(Path(root) / split, posed, posed)
-    instances, posed = folder / f"instances_{split}.json", folder / f"person_keypoints_{split}.json"
+    instances = folder / f"instances_{split}.json"
     if not instances.is_file():
         found = sorted(path.name for path in folder.glob("instances_*.json"))
         raise FileNotFoundError(f"{instances}: no such file; {folder} has {found or 'no instances_*.json'}")

@@ -133,7 +133,8 @@ def parse_image(entry: Entry) -> ImageRecord:
 
 
 def parse_size(entry: Entry) -> ImageSize:
-    height, width = integer(entry, "height"), integer(entry, "width")
+    height = integer(entry, "height")
+    width = integer(entry, "width")
     if min(height, width) < 1:
         raise ValueError(f"(height, width) must be positive, got {(height, width)}")
     if height * width > most_pixels():
@@ -152,10 +153,15 @@ def parse_file_name(entry: Entry) -> str:
 def parse_annotation(entry: Entry, known: Known) -> Annotation:
     """ValueError for the first field that is not COCO's."""
     image = known_image(entry, known)
-    category_id, crowd = known_category(entry, known), parse_crowd(entry)
-    bbox, segmentation = parse_box(entry), parse_segmentation(entry.get("segmentation"), known.sizes[image])
     parse_area(entry)
-    return Annotation(integer(entry, "id"), image, category_id, crowd, bbox, segmentation)
+    return Annotation(
+        id=integer(entry, "id"),
+        image=image,
+        category_id=known_category(entry, known),
+        crowd=parse_crowd(entry),
+        bbox=parse_box(entry),
+        segmentation=parse_segmentation(entry.get("segmentation"), known.sizes[image]),
+    )
 
 
 def known_image(entry: Entry, known: Known) -> int:
@@ -175,7 +181,8 @@ def known_category(entry: Entry, known: Known) -> int:
 
 def check_image_id(entry: Entry, image_ids: dict[int, int]) -> None:
     """ValueError where the instances, whose pictures' ids these are, have this annotation in another picture."""
-    id, image_id = entry.get("id"), entry.get("image_id")
+    id = entry.get("id")
+    image_id = entry.get("image_id")
     if type(id) is int and image_ids.get(id, image_id) != image_id:
         raise ValueError(f"its image_id is {short(image_id)}, among the instances it is in image {image_ids[id]}")
 

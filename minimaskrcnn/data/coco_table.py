@@ -22,8 +22,10 @@ from minimaskrcnn.data.transforms import ImageSize
 SMALLEST_SIDE = 1 / 64
 ROWS_AT_A_TIME = 65536  # bounds the working memory for a file of any size
 
-NO_AREA, OUTSIDE = "without area", "outside the picture"
-NO_MASK, NO_PIXEL = "without a mask", "without a mask pixel inside the picture"
+NO_AREA = "without area"
+OUTSIDE = "outside the picture"
+NO_MASK = "without a mask"
+NO_PIXEL = "without a mask pixel inside the picture"
 
 
 class AnnotationTable(NamedTuple):
