@@ -1,8 +1,8 @@
 """detectron2's model-zoo checkpoints under our names.
 
 A file of its COCO model zoo is a pickle `{"model": {name: array}, "__author__": ...}`; `read_detectron2` reads it
-without executing it.  `describe_detectron2` says which network the arrays are of, and `from_detectron2` gives its
-state dict.  The layers are the same; what changes besides the names is the order of some rows:
+without calling what it names.  `describe_detectron2` says which network the arrays are of, and `from_detectron2`
+gives its state dict.  The layers are the same; what changes besides the names is the order of some rows:
 
 | there | here |
 |---|---|
@@ -66,70 +66,58 @@ class Detectron2Network(NamedTuple):
 _BACKBONE = r"backbone\.(?:bottom_up\.)?"
 _NORM = "(weight|bias|running_mean|running_var)"
 _BIAS = "(weight|bias)"
+_BLOCK = (
+    (r"conv([123])\.weight", "conv{}.weight"),
+    (rf"conv([123])\.norm\.{_NORM}", "norm{}.{}"),
+    (r"shortcut\.weight", "shortcut.0.weight"),
+    (rf"shortcut\.norm\.{_NORM}", "shortcut.1.{}"),
+)
 # detectron2's whole name, ours with the groups, and the number that our count begins below theirs.
-_NAMES = [
-    (re.compile(pattern), ours, shift)
-    for pattern, ours, shift in (
-        (rf"{_BACKBONE}stem\.conv1\.weight", "resnet.stem.0.weight", 0),
-        (rf"{_BACKBONE}stem\.conv1\.norm\.{_NORM}", "resnet.stem.1.{0}", 0),
-        (rf"{_BACKBONE}res([2-5])\.(\d+)\.(conv[123]\.weight)", "resnet.stages.{0}.{1}.{2}", 2),
-        (
-            rf"{_BACKBONE}res([2-5])\.(\d+)\.conv([123])\.norm\.{_NORM}",
-            "resnet.stages.{0}.{1}.norm{2}.{3}",
-            2,
-        ),
-        (rf"{_BACKBONE}res([2-5])\.(\d+)\.shortcut\.weight", "resnet.stages.{0}.{1}.shortcut.0.weight", 2),
-        (
-            rf"{_BACKBONE}res([2-5])\.(\d+)\.shortcut\.norm\.{_NORM}",
-            "resnet.stages.{0}.{1}.shortcut.1.{2}",
-            2,
-        ),
-        (rf"backbone\.fpn_lateral([2-5])\.{_BIAS}", "fpn.lateral.{0}.{1}", 2),
-        (rf"backbone\.fpn_output([2-5])\.{_BIAS}", "fpn.smooth.{0}.{1}", 2),
-        (rf"proposal_generator\.rpn_head\.conv\.{_BIAS}", "rpn.conv.{0}", 0),
-        (rf"proposal_generator\.rpn_head\.objectness_logits\.{_BIAS}", "rpn.objectness.{0}", 0),
-        (rf"proposal_generator\.rpn_head\.anchor_deltas\.{_BIAS}", "rpn.deltas.{0}", 0),
-        (r"roi_heads\.res5\.(\d+)\.(conv[123]\.weight)", "box_head.res5.{0}.{1}", 0),
-        (rf"roi_heads\.res5\.(\d+)\.conv([123])\.norm\.{_NORM}", "box_head.res5.{0}.norm{1}.{2}", 0),
-        (r"roi_heads\.res5\.(\d+)\.shortcut\.weight", "box_head.res5.{0}.shortcut.0.weight", 0),
-        (rf"roi_heads\.res5\.(\d+)\.shortcut\.norm\.{_NORM}", "box_head.res5.{0}.shortcut.1.{1}", 0),
-        (rf"roi_heads\.box_head\.fc([12])\.{_BIAS}", "box_head.fc{0}.{1}", 0),
-        (rf"roi_heads\.box_predictor\.cls_score\.{_BIAS}", "box_head.classifier.{0}", 0),
-        (rf"roi_heads\.box_predictor\.bbox_pred\.{_BIAS}", "box_head.deltas.{0}", 0),
-        (rf"roi_heads\.mask_head\.mask_fcn(\d)\.{_BIAS}", "mask_head.convs.{0}.{1}", 1),
-        (rf"roi_heads\.mask_head\.deconv\.{_BIAS}", "mask_head.deconv.{0}", 0),
-        (rf"roi_heads\.mask_head\.predictor\.{_BIAS}", "mask_head.predictor.{0}", 0),
-        (rf"roi_heads\.keypoint_head\.conv_fcn(\d)\.{_BIAS}", "keypoint_head.convs.{0}.{1}", 1),
-        (rf"roi_heads\.keypoint_head\.score_lowres\.{_BIAS}", "keypoint_head.deconv.{0}", 0),
-    )
-]
+_NAMES = (
+    (rf"{_BACKBONE}stem\.conv1\.weight", "resnet.stem.0.weight", 0),
+    (rf"{_BACKBONE}stem\.conv1\.norm\.{_NORM}", "resnet.stem.1.{}", 0),
+    *((rf"{_BACKBONE}res([2-5])\.(\d+)\.{theirs}", f"resnet.stages.{{}}.{{}}.{ours}", 2) for theirs, ours in _BLOCK),
+    (rf"backbone\.fpn_lateral([2-5])\.{_BIAS}", "fpn.lateral.{}.{}", 2),
+    (rf"backbone\.fpn_output([2-5])\.{_BIAS}", "fpn.smooth.{}.{}", 2),
+    (rf"proposal_generator\.rpn_head\.conv\.{_BIAS}", "rpn.conv.{}", 0),
+    (rf"proposal_generator\.rpn_head\.objectness_logits\.{_BIAS}", "rpn.objectness.{}", 0),
+    (rf"proposal_generator\.rpn_head\.anchor_deltas\.{_BIAS}", "rpn.deltas.{}", 0),
+    *((rf"roi_heads\.res5\.(\d+)\.{theirs}", f"box_head.res5.{{}}.{ours}", 0) for theirs, ours in _BLOCK),
+    (rf"roi_heads\.box_head\.fc([12])\.{_BIAS}", "box_head.fc{}.{}", 0),
+    (rf"roi_heads\.box_predictor\.cls_score\.{_BIAS}", "box_head.classifier.{}", 0),
+    (rf"roi_heads\.box_predictor\.bbox_pred\.{_BIAS}", "box_head.deltas.{}", 0),
+    (rf"roi_heads\.mask_head\.mask_fcn(\d)\.{_BIAS}", "mask_head.convs.{}.{}", 1),
+    (rf"roi_heads\.mask_head\.deconv\.{_BIAS}", "mask_head.deconv.{}", 0),
+    (rf"roi_heads\.mask_head\.predictor\.{_BIAS}", "mask_head.predictor.{}", 0),
+    (rf"roi_heads\.keypoint_head\.conv_fcn(\d)\.{_BIAS}", "keypoint_head.convs.{}.{}", 1),
+    (rf"roi_heads\.keypoint_head\.score_lowres\.{_BIAS}", "keypoint_head.deconv.{}", 0),
+)
 # Buffers that a configuration or nothing at all replaces.
 _IGNORED = re.compile(
     r"pixel_mean|pixel_std|(proposal_generator\.)?anchor_generator\.cell_anchors\.\d+|.*\.num_batches_tracked"
 )
 # Of names that are not known, tried in this order on the start of each.
-_UNSUPPORTED = [
-    (re.compile(pattern), network)
-    for pattern, network in (
-        (r"head\.(cls|bbox)_|backbone\.top_block\.", "RetinaNet"),
-        (r"roi_heads\.(box_head|box_predictor)\.\d\.", "Cascade R-CNN"),
-        (r".*\.conv2_offset\.", "deformable convolution"),
-        (r"sem_seg_head\.", "a semantic or panoptic head"),
-        (r"roi_heads\.(mask_coarse_head|mask_point_head|mask_head\.(coarse|point)_head)\.", "PointRend"),
-        (r"roi_heads\.densepose", "DensePose"),
-        (r"(roi_heads|backbone\.fpn_.*|proposal_generator)\..*norm\.", "a norm in the pyramid or the heads"),
-        (r"roi_heads\.box_head\.conv\d", "a box head with convolutions"),
-        (r"conv1_|res\d_|res_conv1_", "Caffe2's Detectron"),
-        (r"stem\.|res[2-5]\.", "a backbone alone"),
-    )
-]
+_UNSUPPORTED = (
+    (r"head\.(cls|bbox)_|backbone\.top_block\.", "RetinaNet"),
+    (r"roi_heads\.(box_head|box_predictor)\.\d\.", "Cascade R-CNN"),
+    (r".*\.conv2_offset\.", "deformable convolution"),
+    (r"sem_seg_head\.", "a semantic or panoptic head"),
+    (r"roi_heads\.(mask_coarse_head|mask_point_head|mask_head\.(coarse|point)_head)\.", "PointRend"),
+    (r"roi_heads\.densepose", "DensePose"),
+    (r"(roi_heads|backbone\.fpn_.*|proposal_generator)\..*norm\.", "a norm in the pyramid or the heads"),
+    (r"roi_heads\.box_head\.conv\d", "a box head with convolutions"),
+    (r"conv1_|res\d_|res_conv1_", "Caffe2's Detectron"),
+    (r"stem\.|res[2-5]\.", "a backbone alone"),
+)
 _RPN = "proposal_generator.rpn_head."
-_CLASSES, _BOXES = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight"
-_MASKS, _KEYPOINTS = "roi_heads.mask_head.predictor.weight", "roi_heads.keypoint_head.score_lowres.weight"
+_CLASSES = "roi_heads.box_predictor.cls_score.weight"
+_BOXES = "roi_heads.box_predictor.bbox_pred.weight"
+_MASKS = "roi_heads.mask_head.predictor.weight"
+_KEYPOINTS = "roi_heads.keypoint_head.score_lowres.weight"
 
 
 def read_detectron2(path: Path) -> dict[str, np.ndarray | Tensor]:
-    """The arrays of a model-zoo file (`.pkl`) under detectron2's names; arrays are read-only.
+    """The arrays of a model-zoo file (`.pkl`) under detectron2's names.
 
     Raises FileNotFoundError where there is none, ValueError where it is something else.
     """
@@ -161,7 +149,7 @@ def detectron2_arrays(content: object, path: Path) -> dict[str, np.ndarray | Ten
 def _our_name(name: str) -> str | None:
     """Our name of detectron2's `name`; None where it has none."""
     for pattern, ours, shift in _NAMES:
-        if match := pattern.fullmatch(name):
+        if match := re.fullmatch(pattern, name):
             groups = match.groups()
             return ours.format(str(int(groups[0]) - shift), *groups[1:]) if shift else ours.format(*groups)
     return None
@@ -173,7 +161,7 @@ def _our_names(model: Arrays) -> dict[str, str]:
     unknown = [name for name, ours in names.items() if ours is None]
     for name in unknown:
         for pattern, network in _UNSUPPORTED:
-            if pattern.match(name):
+            if re.match(pattern, name):
                 raise ValueError(f"{name!r} is a parameter of {network}, which is not supported")
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no parameter of detectron2's Mask, Faster or Keypoint R-CNN")

@@ -21,9 +21,9 @@ from PIL import Image
 from test_cli import TINY, call
 
 from minimaskrcnn.data.check import Finding, check_files, check_folder
+from minimaskrcnn.data.check_table import crosses_itself
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
-from minimaskrcnn.data.crossings import crosses_itself
 from minimaskrcnn.engine.evaluate import coco_metrics
 from minimaskrcnn.engine.recipes import PRESETS, Recipe
 

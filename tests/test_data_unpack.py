@@ -59,12 +59,12 @@ def test_unpacking_goes_on_after_an_interruption(archive, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(unpacking.shutil, "copyfileobj", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            unpack(archive, tmp_path, "val2017")
+            unpack(archive, tmp_path, "val2017", 20)
     assert not (tmp_path / "val2017").exists()
     half = contents(tmp_path / "val2017.partial")
     assert len([name for name in half if NAMES.get(name) == half[name]]) == 7 and len(half) == 8
     monkeypatch.setattr(unpacking.shutil, "copyfileobj", lambda *a: done.append(a[0].name) or copy(*a))
-    unpack(archive, tmp_path, "val2017")
+    unpack(archive, tmp_path, "val2017", 20)
     assert contents(tmp_path / "val2017") == NAMES and sorted(done) == sorted(FILES)
     assert not (tmp_path / "val2017.partial").exists()
 
@@ -76,12 +76,12 @@ def test_a_folder_that_is_there_gets_what_it_lacks(archive, tmp_path):
     (folder / "mine.txt").write_bytes(b"kept")
     (folder / first).write_bytes(NAMES[first])
     before = (folder / first).stat().st_mtime_ns
-    unpack(archive, tmp_path, "val2017")
+    unpack(archive, tmp_path, "val2017", 20)
     assert contents(folder) == {**NAMES, "mine.txt": b"kept"}
     assert (folder / first).stat().st_mtime_ns == before
     (folder / second).write_bytes(b"changed")
     with pytest.raises(ValueError, match=rf"{second}: not the archive's file of 3000 bytes; move it away"):
-        unpack(archive, tmp_path, "val2017")
+        unpack(archive, tmp_path, "val2017", 20)
     assert (folder / second).read_bytes() == b"changed"
 
 
@@ -101,7 +101,7 @@ def test_members_outside_the_folder(tmp_path, name):
         archive.writestr(info, b"evil")
     root = tmp_path / "deep" / "root"
     with pytest.raises(ValueError, match=r"a\.zip: member .* is no plain file of val2017/"):
-        unpack(tmp_path / "a.zip", root, "val2017")
+        unpack(tmp_path / "a.zip", root, "val2017", 2)
     assert list(root.iterdir()) == [] and {path.name for path in tmp_path.iterdir()} == {"a.zip", "deep"}
 
 
@@ -111,12 +111,12 @@ def test_links_and_special_files(tmp_path, kind):
     info.create_system, info.external_attr = 3, (kind | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(ValueError, match=r"'val2017/link\.jpg' is a link or a special file"):
-        unpack(tmp_path / "a.zip", tmp_path, "val2017")
+    with pytest.raises(ValueError, match=r"'val2017/link\.jpg' is no plain file of val2017/"):
+        unpack(tmp_path / "a.zip", tmp_path, "val2017", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
-def refused(tmp_path: Path, body: bytes, message: str, files: int | None = None) -> None:
+def refused(tmp_path: Path, body: bytes, message: str, files: int = 1) -> None:
     (tmp_path / "a.zip").write_bytes(body)
     with pytest.raises(ValueError, match=message) as caught:
         unpack(tmp_path / "a.zip", tmp_path, "val2017", files=files)
@@ -125,23 +125,16 @@ def refused(tmp_path: Path, body: bytes, message: str, files: int | None = None)
 
 
 def test_other_archives(tmp_path):
-    refused(tmp_path, zipped({}), "expected some files in val2017/, found 0")
+    refused(tmp_path, zipped({}), "expected 1 files in val2017/, found 0")
     refused(tmp_path, BODY, "expected 21 files in val2017/, found 20", files=21)
-    refused(tmp_path, zipped({"val2017/a.jpg": b"1", "val2017/A.jpg": b"2"}), "a name occurs more than once")
-    refused(
-        tmp_path,
-        zipped({"val2017/a": b"1"}, zipfile.ZIP_BZIP2),
-        "has compression 12, expected none or deflate",
-    )
+    one_name = zipped({"val2017/a.jpg": b"1", "val2017/A.jpg": b"2"})
+    refused(tmp_path, one_name, "expected 2 files in val2017/, found 1", files=2)
+    refused(tmp_path, one_name, "expected 1 files in val2017/, found 1", files=1)
+    refused(tmp_path, zipped({"val2017/a": b"1"}, zipfile.ZIP_BZIP2), "is no plain file of val2017/")
     refused(tmp_path, b"hello", "damaged zip archive")
-    refused(
-        tmp_path,
-        zipped({"val2017/bomb.jpg": bytes(10**6)}),
-        r"from 1\.11 kB to 1\.00 MB, more than 20 times",
-    )
     encrypted = bytearray(zipped({"val2017/a.jpg": b"1"}))
     encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
-    refused(tmp_path, bytes(encrypted), "is encrypted")
+    refused(tmp_path, bytes(encrypted), "is no plain file of val2017/")
 
 
 def test_a_member_with_other_bytes_than_its_checksum(tmp_path):
@@ -151,34 +144,18 @@ def test_a_member_with_other_bytes_than_its_checksum(tmp_path):
     refused(tmp_path, bytes(spoilt), "damaged zip archive: Bad CRC-32")
     # Nothing has its name; the whole archive can follow.
     (tmp_path / "a.zip").write_bytes(body)
-    unpack(tmp_path / "a.zip", tmp_path, "val2017")
+    unpack(tmp_path / "a.zip", tmp_path, "val2017", 1)
     assert contents(tmp_path / "val2017") == {"a.jpg": noise(100)}
-
-
-def test_files_that_pack_well_are_no_bomb(tmp_path):
-    text = noise(500) * 10
-    (tmp_path / "a.zip").write_bytes(zipped({"val2017/a.txt": text}))
-    assert (tmp_path / "a.zip").stat().st_size < len(text) / 5
-    unpack(tmp_path / "a.zip", tmp_path, "val2017")
-    assert contents(tmp_path / "val2017") == {"a.txt": text}
-
-
-def test_a_member_shorter_than_declared(tmp_path):
-    """Its checksum agrees: only the length tells."""
-    body = bytearray(zipped({"val2017/a.jpg": noise(100)}, zipfile.ZIP_STORED))
-    for mark, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
-        body[body.index(mark) + place] += 1
-    refused(tmp_path, bytes(body), "damaged zip archive: val2017/a.jpg: 100 bytes, declared 101")
 
 
 def test_too_little_room(archive, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: usage._replace(free=59_999))
-    with pytest.raises(OSError, match=r"takes 60\.0 kB and the disk has 60\.0 kB left"):
-        unpack(archive, tmp_path, "val2017")
+    with pytest.raises(OSError, match=r"takes 60\.0kB and the disk has 60\.0kB left"):
+        unpack(archive, tmp_path, "val2017", 20)
     assert not (tmp_path / "val2017").exists()
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: usage._replace(free=60_000))
-    unpack(archive, tmp_path, "val2017")
+    unpack(archive, tmp_path, "val2017", 20)
 
 
 SMALL = zipped({f"val2017/{i}.jpg": noise(40, i) for i in range(3)})

@@ -337,7 +337,7 @@ def test_arrays_of_either_byte_order_become_our_own(tmp_path):
     found, expected = from_detectron2(read_detectron2(path)), from_detectron2(model)
     for name, value in found.items():
         assert torch.equal(value, expected[name])
-        # Arrays of the file are read-only, and torch has no such thing.
+        # Torch knows no tensor that is read-only.
         value.add_(1)
 
 
@@ -360,7 +360,7 @@ def test_a_file_of_the_zoo(tmp_path, protocol):
         ({"model": {}}, "expected a dict with arrays under 'model'"),
         ({"model": [np.zeros(1)]}, "expected a dict with arrays under 'model'"),
         ({"model": {"a": np.zeros(1), "b": 1.0}}, "got 'b': float"),
-        ({"model": {3: np.zeros(1)}}, "got 3: ndarray"),
+        ({"model": {3: np.zeros(1)}}, "got 3: _Array"),
     ],
 )
 def test_files_without_a_model(tmp_path, content, message):

@@ -31,8 +31,6 @@ from minimaskrcnn.data.coco_json import (
     Category,
     ImageRecord,
     check_image_id,
-    describe,
-    entries,
     integer,
     known_to,
     parse_annotation,
@@ -40,13 +38,12 @@ from minimaskrcnn.data.coco_json import (
     parse_image,
     read_all,
     read_json,
-    repeated,
 )
 from minimaskrcnn.data.coco_table import (
     AnnotationTable,
     clipped_boxes,
     decode_row,
-    far_rows,
+    far_polygons,
     has_area,
     image_ids_of,
     make_table,
@@ -56,7 +53,7 @@ from minimaskrcnn.data.coco_table import (
     sizes_of_rows,
     without_outline,
 )
-from minimaskrcnn.data.keypoints import KeypointTable, find_keypoints, parse_keypoints, table_of_keypoints
+from minimaskrcnn.data.keypoints import KeypointTable, Pose, find_keypoints, parse_keypoints, table_of_poses
 from minimaskrcnn.data.pictures import read_image
 from minimaskrcnn.data.transforms import Sample, Target
 
@@ -136,7 +133,9 @@ class CocoDataset(Dataset[Sample]):
 
     def target(self, index: int) -> Target:
         """The objects of picture `index`, without reading the picture."""
-        record, table, place = self.images[index], self._table, self._place[index]
+        record = self.images[index]
+        table = self._table
+        place = self._place[index]
         rows = np.arange(table.first_row[place], table.first_row[place + 1])
         rows = rows[~table.crowd[rows]]
         boxes = clipped_boxes(table.bbox[rows], np.array([record.height, record.width]))
@@ -178,17 +177,12 @@ class CocoDataset(Dataset[Sample]):
     def _read_keypoints(self, file: Path) -> KeypointTable:
         """Those of a file; ValueError also where it has one of our annotations in another picture."""
         image_ids = image_ids_of(self._table, self.images)
-        found: list[tuple[int, np.ndarray]] = []
-        for entry in entries(file, read_json(file), "annotations"):
-            try:
-                id = integer(entry, "id")
-                check_image_id(entry, image_ids)
-                found.append((id, parse_keypoints(entry)))
-            except ValueError as error:
-                raise ValueError(f"{file}: {describe('annotation', entry)}: {error}") from None
-        for id in repeated(id for id, _ in found):
-            raise ValueError(f"{file}: annotation id {id} occurs more than once")
-        return table_of_keypoints(dict(found))
+
+        def parse(entry: dict[str, Any]) -> Pose:
+            check_image_id(entry, image_ids)
+            return Pose(integer(entry, "id"), parse_keypoints(entry))
+
+        return table_of_poses(read_all(file, read_json(file), "annotations", "annotation", parse))
 
 
 def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool = True) -> CocoDataset:
@@ -198,10 +192,10 @@ def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool =
     `people` opens `person_keypoints_{split}.json` alone, whose one category is the person: for keypoint models.
     """
     folder = Path(root) / "annotations"
+    posed = folder / f"person_keypoints_{split}.json"
     if people:
-        posed = folder / f"person_keypoints_{split}.json"
         return CocoDataset(Path(root) / split, posed, posed)
-    instances, posed = folder / f"instances_{split}.json", folder / f"person_keypoints_{split}.json"
+    instances = folder / f"instances_{split}.json"
     if not instances.is_file():
         found = sorted(path.name for path in folder.glob("instances_*.json"))
         raise FileNotFoundError(f"{instances}: no such file; {folder} has {found or 'no instances_*.json'}")
@@ -227,10 +221,6 @@ def parse_content(
     rows = read_all(file, content, "annotations", "annotation", parse)
     del content  # the table takes as much memory again
     table = make_table(rows, len(images))
-    sizes = sizes_of_rows(table, sizes_of(images))
-    for row in np.flatnonzero(far_rows(table, sizes)).tolist():
-        try:
-            decode_row(table, row, tuple(sizes[row].tolist()))
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
+    for row, sentence in far_polygons(table, sizes_of_rows(table, sizes_of(images))).items():
+        raise ValueError(f"{file}: annotation {table.id[row]}: {sentence}")
     return categories, images, table

@@ -68,20 +68,25 @@ def known_to(
     return Known(index_of, sizes, {category.id for category in categories}, image_ids or {})
 
 
-def read_json(file: Path) -> Entry:
-    """The object in a JSON file.  FileNotFoundError; ValueError for no JSON, or JSON that is no object."""
+def load_json(file: Path, what: str) -> Any:
+    """The content of a JSON file.  FileNotFoundError, which says `what` is missing; ValueError for no JSON."""
     if file.exists() and not file.is_file():  # a pipe could be read forever
         raise ValueError(f"{file}: not a file")
     try:
-        content = json.loads(file.read_bytes())
+        return json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such annotation file") from None
+        raise FileNotFoundError(f"{file}: no such {what}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not JSON in UTF-8: {error}") from None
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from None
     except RecursionError:
-        raise ValueError(f"{file}: not COCO's: nested too deeply to be read") from None
+        raise ValueError(f"{file}: nested too deeply to be read") from None
+
+
+def read_json(file: Path) -> Entry:
+    """The object in an annotation file.  Errors of `load_json`; ValueError for JSON that is no object."""
+    content = load_json(file, "annotation file")
     if not isinstance(content, dict):
         raise ValueError(
             f"{file}: expected an object with images, annotations and categories, got {short(content)}"
@@ -97,11 +102,6 @@ def entries(file: Path, content: Entry, key: str) -> list[Entry]:
     return found
 
 
-def describe(what: str, entry: Any) -> str:
-    """How messages name an entry: by its id, a category whole."""
-    return f"{what} {short(entry if what == 'category' else entry.get('id'))}"
-
-
 def read_all(file: Path, content: Entry, key: str, what: str, parse: Callable[[Entry], Any]) -> list[Any]:
     """Every entry under `key`, parsed, with ids that occur once.  ValueError names file and entry."""
     found = []
@@ -109,7 +109,8 @@ def read_all(file: Path, content: Entry, key: str, what: str, parse: Callable[[E
         try:
             found.append(parse(entry))
         except ValueError as error:
-            raise ValueError(f"{file}: {describe(what, entry)}: {error}") from None
+            name = short(entry if what == "category" else entry.get("id"))
+            raise ValueError(f"{file}: {what} {name}: {error}") from None
     for id in repeated(item.id for item in found):
         raise ValueError(f"{file}: {what} id {id} occurs more than once")
     return found
@@ -132,7 +133,8 @@ def parse_image(entry: Entry) -> ImageRecord:
 
 
 def parse_size(entry: Entry) -> ImageSize:
-    height, width = integer(entry, "height"), integer(entry, "width")
+    height = integer(entry, "height")
+    width = integer(entry, "width")
     if min(height, width) < 1:
         raise ValueError(f"(height, width) must be positive, got {(height, width)}")
     if height * width > most_pixels():
@@ -151,10 +153,15 @@ def parse_file_name(entry: Entry) -> str:
 def parse_annotation(entry: Entry, known: Known) -> Annotation:
     """ValueError for the first field that is not COCO's."""
     image = known_image(entry, known)
-    category_id, crowd = known_category(entry, known), parse_crowd(entry)
-    bbox, segmentation = parse_box(entry), parse_segmentation(entry.get("segmentation"), known.sizes[image])
     parse_area(entry)
-    return Annotation(integer(entry, "id"), image, category_id, crowd, bbox, segmentation)
+    return Annotation(
+        id=integer(entry, "id"),
+        image=image,
+        category_id=known_category(entry, known),
+        crowd=parse_crowd(entry),
+        bbox=parse_box(entry),
+        segmentation=parse_segmentation(entry.get("segmentation"), known.sizes[image]),
+    )
 
 
 def known_image(entry: Entry, known: Known) -> int:
@@ -174,7 +181,8 @@ def known_category(entry: Entry, known: Known) -> int:
 
 def check_image_id(entry: Entry, image_ids: dict[int, int]) -> None:
     """ValueError where the instances, whose pictures' ids these are, have this annotation in another picture."""
-    id, image_id = entry.get("id"), entry.get("image_id")
+    id = entry.get("id")
+    image_id = entry.get("image_id")
     if type(id) is int and image_ids.get(id, image_id) != image_id:
         raise ValueError(f"its image_id is {short(image_id)}, among the instances it is in image {image_ids[id]}")
 

@@ -22,8 +22,10 @@ from minimaskrcnn.data.transforms import ImageSize
 SMALLEST_SIDE = 1 / 64
 ROWS_AT_A_TIME = 65536  # bounds the working memory for a file of any size
 
-NO_AREA, OUTSIDE = "without area", "outside the picture"
-NO_MASK, NO_PIXEL = "without a mask", "without a mask pixel inside the picture"
+NO_AREA = "without area"
+OUTSIDE = "outside the picture"
+NO_MASK = "without a mask"
+NO_PIXEL = "without a mask pixel inside the picture"
 
 
 class AnnotationTable(NamedTuple):
@@ -103,9 +105,8 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 def reasons_to_skip(table: AnnotationTable, sizes: np.ndarray, has_masks: bool) -> dict[str, np.ndarray]:
     """Rows of ordinary objects by the reason why training cannot use them, each under one reason at most.
 
-    `sizes` [I, 2] are the pictures' (height, width); no polygon may be too far away to be rasterised (`far_rows`).
-    Missed is a polygon that runs around twice, so that every pixel is inside twice; its sample leaves it out all
-    the same.
+    `sizes` [I, 2] are the pictures' (height, width); no polygon may be too far away to be rasterised.  Missed is a
+    polygon that runs around twice, so that every pixel is inside twice; its sample leaves it out all the same.
     """
     row_sizes = sizes_of_rows(table, sizes)
     stated = (table.bbox[:, 2:] >= SMALLEST_SIDE).all(axis=1)
@@ -140,14 +141,20 @@ def decode_row(table: AnnotationTable, row: int, image_size: ImageSize) -> np.nd
         raise ValueError(f"annotation {table.id[row]}: {error}") from None
 
 
-def far_rows(table: AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
-    """bool [N]: a polygon is too far outside of the picture to be rasterised."""
+def far_polygons(table: AnnotationTable, row_sizes: np.ndarray) -> dict[int, str]:
+    """The rows with a polygon too far outside of its picture to be rasterised, and a sentence for each."""
     far = np.zeros(len(table.id), bool)
     for polygons in polygons_of(table):
         farthest = np.maximum.reduceat(np.abs(polygons.points).max(axis=1), polygons.start[:-1])
         limit = FARTHEST * row_sizes[polygons.row].sum(axis=1)
         far[polygons.row[~(farthest <= limit)]] = True
-    return far
+    found = {}
+    for row in np.flatnonzero(far).tolist():
+        try:
+            decode_segmentation(segmentation_of(table, row), tuple(row_sizes[row].tolist()))
+        except ValueError as error:
+            found[row] = str(error)
+    return found
 
 
 def polygons_of(table: AnnotationTable) -> Iterator[Polygons]:

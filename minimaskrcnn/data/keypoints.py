@@ -13,6 +13,13 @@ NUM_KEYPOINTS = 17
 FARTHEST_POINT = 1e6  # pixels; no picture is as large, and float32 still has a sixteenth of a pixel there
 
 
+class Pose(NamedTuple):
+    """The keypoints of one annotation."""
+
+    id: int
+    points: np.ndarray  # float32 [17, 3]
+
+
 class KeypointTable(NamedTuple):
     """The keypoints of P annotations."""
 
@@ -20,11 +27,12 @@ class KeypointTable(NamedTuple):
     points: np.ndarray  # float32 [P + 1, 17, 3]; the last row is for annotations without: zeros
 
 
-def table_of_keypoints(found: dict[int, np.ndarray]) -> KeypointTable:
-    """The table of keypoints float32 [17, 3] by annotation id."""
-    ids = sorted(found)
+def table_of_poses(poses: list[Pose]) -> KeypointTable:
+    """The table of poses whose ids differ."""
+    poses = sorted(poses, key=lambda pose: pose.id)
     absent = np.zeros((NUM_KEYPOINTS, 3), np.float32)
-    return KeypointTable(np.array(ids, np.int64), np.stack([*(found[id] for id in ids), absent]))
+    ids = np.array([pose.id for pose in poses], np.int64)
+    return KeypointTable(ids, np.stack([*(pose.points for pose in poses), absent]))
 
 
 def parse_keypoints(entry: dict[str, Any]) -> np.ndarray:

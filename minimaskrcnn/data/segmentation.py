@@ -109,7 +109,8 @@ def _parse_polygon(part: Any) -> np.ndarray:
 
 
 def _parse_runs(value: dict[str, Any], image_size: ImageSize) -> np.ndarray:
-    size, counts = value.get("size"), value.get("counts")
+    size = value.get("size")
+    counts = value.get("counts")
     if size != list(image_size):
         raise ValueError(
             f"run lengths have size {short(size)}, the picture's (height, width) is {image_size}"
