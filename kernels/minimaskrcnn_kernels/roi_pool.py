@@ -315,3 +315,25 @@ def _backward(ctx, grad, _):
 
 
 roi_pool.register_autograd(_backward, setup_context=_save)
+
+
+def _save_backward(ctx, inputs, output):
+    _, winner, _, _, image_index, _ = inputs
+    ctx.save_for_backward(winner, image_index)
+
+
+def _second_derivative(ctx, incoming):
+    """The backward pass adds each gradient to its winner's cell: here each gradient gets what came in for that cell.
+
+    Which cell wins does not change with the map, as far as derivatives can see.
+    """
+    winner, image_index = ctx.saved_tensors
+    images, channels = incoming.shape[:2]
+    image = image_index.clamp(0, max(images, 1) - 1)[:, None, None, None]
+    channel = torch.arange(channels, device=winner.device)[:, None, None]
+    cell = winner.clamp(min=0).long()
+    found = incoming.flatten(2)[image, channel, cell] if incoming.numel() else incoming.new_zeros(winner.shape)
+    return torch.where(winner >= 0, found, 0), *[None] * 5
+
+
+roi_pool_backward.register_autograd(_second_derivative, setup_context=_save_backward)

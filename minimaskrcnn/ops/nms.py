@@ -8,8 +8,8 @@ Groups are compared, never turned into an offset of the coordinates.
 Without a loop over boxes, and without a sync on a GPU, the definition is a fixed point: keep_j = no kept i before j
 hits j.  Iterated from "all kept" it settles the first box, then the second, ...: row by row in the worst case, a few
 rounds for real boxes.  It runs on blocks of boxes sorted by score; a settled block suppresses what follows it.  The
-CPU, where looking at the data is free, skips most pairs instead (`sweep.py`), unless nearly all of them hit.  The
-Triton kernels do the same on blocks of each group, with one bit for a pair (`minimaskrcnn_kernels/nms.py`).
+CPU, where looking at the data is free, skips most pairs instead (`nms_by_pairs.py`), unless nearly all of them hit.
+The Triton kernels do the same on blocks of each group, with one bit for a pair (`minimaskrcnn_kernels/nms.py`).
 
 Axis letters: B images, N candidates an image, n rows of a block.
 Left out: soft and weighted NMS.
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int64, Integer, Real
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend, use_triton
-from minimaskrcnn.ops.sweep import keep_by_sweep
+from minimaskrcnn.ops.nms_by_pairs import keep_by_pairs
 
 # Boxes in a block: its pairs with all later ones are held at once, B · BLOCK · N numbers a few times over.
 BLOCK = 128
@@ -158,11 +158,11 @@ def _first(
 def _keep_on_cpu(
     boxes: Float[Tensor, "B N 4"], groups: Int64[Tensor, "B N"], alive: Bool[Tensor, "B N"], threshold: float
 ) -> Bool[Tensor, "B N"] | None:
-    """The candidates of all images in one sweep, each image's groups numbered apart."""
+    """The candidates of all images at once, each image's groups numbered apart."""
     rows = np.flatnonzero(alive.numpy())
     distinct, group = np.unique(groups.flatten().numpy()[rows], return_inverse=True)
     image = rows // max(1, alive.shape[1])
-    survives = keep_by_sweep(boxes.flatten(0, 1).numpy()[rows], image * len(distinct) + group, threshold)
+    survives = keep_by_pairs(boxes.flatten(0, 1).numpy()[rows], image * len(distinct) + group, threshold)
     if survives is None:
         return None
     kept = np.zeros(alive.shape, dtype=bool)

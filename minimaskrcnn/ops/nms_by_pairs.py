@@ -33,7 +33,7 @@ class _Sorted(NamedTuple):
     end: Int64[np.ndarray, "M"]  # the first that begins beyond its reach
 
 
-def keep_by_sweep(
+def keep_by_pairs(
     boxes: Float[np.ndarray, "M 4"], group: Int64[np.ndarray, "M"], threshold: float
 ) -> Bool[np.ndarray, "M"] | None:
     """Which boxes survive those before them in their group; None where more than MAX_HITS pairs hit.
