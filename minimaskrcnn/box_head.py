@@ -24,7 +24,7 @@ from minimaskrcnn.data.transforms import GroundTruth
 from minimaskrcnn.distributed import shared_divisor
 from minimaskrcnn.matching import Generators, gather_rows, match, sample, sampling_keys
 from minimaskrcnn.norms import Norm, make_norm
-from minimaskrcnn.ops import nms_padded
+from minimaskrcnn.ops import clip_boxes_to_image, nms_padded
 from minimaskrcnn.resnet import ResNetConfig, init_convolutions, make_stage
 from minimaskrcnn.rpn import Proposals, full_precision
 
@@ -184,8 +184,7 @@ def detect(
     row, label = index // (classes - 1), index % (classes - 1) + 1
     image = torch.arange(len(image_sizes), device=logits.device)[:, None]
     boxes = decode_deltas(deltas[image, row, label], proposals.boxes[image, row], config.delta_weights)
-    bounds = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])[:, None]
-    boxes = torch.minimum(boxes.clamp(min=0), bounds)
+    boxes = clip_boxes_to_image(boxes, image_sizes)
     valid = valid & (boxes[..., 2:] - boxes[..., :2] >= config.min_size).all(dim=-1)
     limit = min(config.detections_per_image, scores.shape[1])
     keep, valid = nms_padded(boxes, scores, label, valid, config.nms_iou, limit)

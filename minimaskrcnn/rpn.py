@@ -24,7 +24,7 @@ from minimaskrcnn.boxes import RPN_WEIGHTS, decode_deltas, encode_deltas
 from minimaskrcnn.data.transforms import GroundTruth
 from minimaskrcnn.distributed import shared_divisor
 from minimaskrcnn.matching import Generators, gather_rows, match, sample, sampling_keys
-from minimaskrcnn.ops import nms_padded
+from minimaskrcnn.ops import clip_boxes_to_image, nms_padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,7 @@ def _propose(
     output: RPNOutput, image_sizes: list[tuple[int, int]], config: RPNConfig, training: bool
 ) -> Proposals:
     logits, boxes, levels = select_best(output, config.pre_nms_train if training else config.pre_nms_test)
-    bounds = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])[:, None]
-    boxes = torch.minimum(boxes.clamp(min=0), bounds)
+    boxes = clip_boxes_to_image(boxes, image_sizes)
     valid = (boxes[..., 2:] - boxes[..., :2] >= config.min_size).all(dim=-1)
     scores = logits.sigmoid()
     limit = config.post_nms_train if training else config.post_nms_test

@@ -89,6 +89,14 @@ def test_clipped_boxes_lie_in_the_image(a, height, width):
     assert torch.equal(clipped[0][inside], a[inside])
 
 
+@given(boxes())
+def test_each_image_of_a_batch_has_its_own_size(a):
+    sizes = [(3, 8), (20, 5)]
+    clipped = ops.clip_boxes_to_image(a.expand(2, *a.shape), sizes)
+    assert torch.equal(clipped, torch.stack([ops.clip_boxes_to_image(a, size) for size in sizes]))
+    assert ops.clip_boxes_to_image(torch.zeros(0, 5, 4), []).shape == (0, 5, 4)
+
+
 @given(boxes(), st.sampled_from([0.0, 0.25, 5.0]))
 def test_remove_small_boxes_keeps_those_of_the_smallest_size(a, smallest):
     kept = [i for i, (x1, y1, x2, y2) in enumerate(a) if x2 - x1 >= smallest and y2 - y1 >= smallest]

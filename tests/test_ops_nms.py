@@ -11,19 +11,19 @@ from parity import torchvision
 from strategies import boxes, integers, padded_candidates, scores
 
 from minimaskrcnn import ops
-from minimaskrcnn.ops import reference, sweep
+from minimaskrcnn.ops import nms_by_pairs, reference
 from minimaskrcnn.ops.nms import _keep_by_blocks, _keep_in_torch, _rounded_down
 
 thresholds = st.sampled_from([0.0, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1.0])
-# The ways that a CPU tensor can go: by sweep in small blocks, and by blocks because too many pairs hit.
-paths = st.sampled_from(["sweep", "blocks"])
+# The ways that a CPU tensor can go: by pairs in small blocks, and by blocks because too many pairs hit.
+paths = st.sampled_from(["pairs", "blocks"])
 
 
 def path(name):
     """Force one of the two algorithms, with blocks of 3 so that small inputs cross their borders."""
-    if name == "sweep":
-        return patch.object(sweep, "BLOCK", 3)
-    return patch.multiple("minimaskrcnn.ops.nms", BLOCK=3, keep_by_sweep=lambda *_: None)
+    if name == "pairs":
+        return patch.object(nms_by_pairs, "BLOCK", 3)
+    return patch.multiple("minimaskrcnn.ops.nms", BLOCK=3, keep_by_pairs=lambda *_: None)
 
 
 @st.composite
@@ -48,14 +48,14 @@ def test_float64_boxes_are_compared_in_float64(rows, threshold, way):
         assert torch.equal(ops.nms(a, score, threshold), reference.nms(a, score, threshold))
 
 
-@pytest.mark.parametrize("way", ["sweep", "blocks"])
+@pytest.mark.parametrize("way", ["pairs", "blocks"])
 @pytest.mark.parametrize("seed", range(4))
 def test_real_sized_inputs(seed, way):
     random = torch.Generator().manual_seed(seed)
     corner, size = torch.rand(300, 2, generator=random) * 60, torch.rand(300, 2, generator=random) * 40
     a, score = torch.cat([corner, corner + size], 1), torch.rand(300, generator=random)
     group = torch.randint(-2, 3, (300,), generator=random)
-    with patch("minimaskrcnn.ops.nms.keep_by_sweep", lambda *_: None) if way == "blocks" else patch("os.sep"):
+    with patch("minimaskrcnn.ops.nms.keep_by_pairs", lambda *_: None) if way == "blocks" else patch("os.sep"):
         for threshold in (0.1, 0.3, 0.5):
             expected = reference.nms(a, score, threshold, group)
             assert 5 < len(expected) < 300
@@ -83,7 +83,7 @@ def test_the_order_of_distinct_scores_does_not_matter(a, threshold, random):
     assert torch.equal(order[ops.nms(a[order], score[order], threshold)], kept)
 
 
-@pytest.mark.parametrize("way", ["sweep", "blocks"])
+@pytest.mark.parametrize("way", ["pairs", "blocks"])
 def test_an_iou_of_exactly_the_threshold_is_kept(way):
     # 3 × 1 boxes one apart: IoU = 2 / (3 + 3 - 2) = 0.5 exactly.
     a, score = torch.tensor([[0.0, 0, 3, 1], [1, 0, 4, 1]]), torch.tensor([0.9, 0.8])
@@ -93,7 +93,7 @@ def test_an_iou_of_exactly_the_threshold_is_kept(way):
         assert ops.nms(a, score, below).tolist() == [0]
 
 
-@pytest.mark.parametrize("way", ["sweep", "blocks"])
+@pytest.mark.parametrize("way", ["pairs", "blocks"])
 def test_the_threshold_is_compared_in_double(way):
     # IoU = 3 / 10, in float32 a little above the double 0.3, so above it: not "equal" as after rounding 0.3.
     a, score = torch.tensor([[0.0, 0, 10, 1], [7, 0, 10, 1]]), torch.tensor([0.9, 0.8])
@@ -114,7 +114,7 @@ def test_ties_go_to_the_lower_index():
     assert ops.nms(a, torch.ones(4), 0.5).tolist() == [0, 3]
 
 
-@pytest.mark.parametrize("way", ["sweep", "blocks"])
+@pytest.mark.parametrize("way", ["pairs", "blocks"])
 def test_boxes_without_area_or_not_finite_hit_nothing(way):
     nan, inf = float("nan"), float("inf")
     rows = [[1.0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 9], [5, 5, 2, 2], [nan, 0, 1, 1], [-inf, 0, inf, 1]]
@@ -138,7 +138,7 @@ def test_a_chain_of_4000_and_a_heap_of_4000():
     chain = torch.stack([left, torch.zeros(4000), left + 4, torch.ones(4000)], 1)
     score = torch.arange(4000.0).flip(0)
     assert torch.equal(ops.nms(chain, score, 0.3), torch.arange(0, 4000, 2))
-    # All 8 million pairs of the heap hit: more than the sweep lists.
+    # All 8 million pairs of the heap hit: more than are listed.
     assert ops.nms(chain[:1].expand(4000, 4), score, 0.3).tolist() == [0]
 
 
@@ -152,7 +152,7 @@ def test_a_long_chain_by_blocks():
 def test_too_many_hits_fall_back_to_blocks():
     a, score = torch.rand(40, 4).cumsum(1), torch.rand(40)
     expected = reference.nms(a, score, 0.2)
-    with patch.object(sweep, "MAX_HITS", 3):
+    with patch.object(nms_by_pairs, "MAX_HITS", 3):
         assert torch.equal(ops.nms(a, score, 0.2), expected)
 
 
@@ -281,7 +281,7 @@ def of_torchvision(a, score, group, threshold):
 @pytest.mark.slow
 @settings(max_examples=3000)
 @given(ranked(), paths)
-def test_a_sweep_against_torchvision(case, way):
+def test_the_list_of_pairs_against_torchvision(case, way):
     a, score, group, threshold = case
     kept, grouped = of_torchvision(*case)
     with path(way):

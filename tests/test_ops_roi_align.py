@@ -11,7 +11,7 @@ from strategies import boxes, pooling_cases
 from torch import Tensor
 
 from minimaskrcnn import ops
-from minimaskrcnn.ops import bags, reference
+from minimaskrcnn.ops import embedding_bag, reference
 from minimaskrcnn.ops.reference_rois import _sample_points as sample_points
 from minimaskrcnn.ops.rois import cell_table
 
@@ -205,8 +205,8 @@ def test_derivatives_over_the_levels():
 def test_the_dot_products_do_not_depend_on_their_chunks(chunk):
     left, table = seeded(4, 3), seeded(6, 3)
     bag, row = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([5, 1, 1, 0, 2, 4])
-    with patch.object(bags, "CHUNK", chunk):
-        dots = bags._dots(left, table, bag, row, torch.tensor([0, 2, 3, 3, 6]))
+    with patch.object(embedding_bag, "CHUNK", chunk):
+        dots = embedding_bag._dots(left, table, bag, row, torch.tensor([0, 2, 3, 3, 6]))
     assert_close(dots, (left[bag] * table[row]).sum(1))
 
 
@@ -327,8 +327,8 @@ def test_opcheck():
     left, table = seeded(2, 3).requires_grad_(), seeded(3, 3, seed=1).requires_grad_()
     weight = seeded(3).requires_grad_()
     bag, row, offsets = torch.tensor([0, 0, 1]), torch.tensor([2, 0, 1]), torch.tensor([0, 2, 3])
-    torch.library.opcheck(bags._bags, (table, weight, row, offsets))
-    torch.library.opcheck(bags._dots, (left, table, bag, row, offsets))
+    torch.library.opcheck(embedding_bag._bags, (table, weight, row, offsets))
+    torch.library.opcheck(embedding_bag._dots, (left, table, bag, row, offsets))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -13,9 +13,7 @@ from strategies import feature_maps, pooling_cases
 from torch import Tensor
 
 from minimaskrcnn import ops
-from minimaskrcnn.ops import largest, reference
-from minimaskrcnn.ops.roi_pool import _roi_pool
-from minimaskrcnn.ops.rois import _half_away_from_zero, whole_cells
+from minimaskrcnn.ops import reference
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 scales = st.sampled_from([1.0, 0.5, 0.3])
@@ -94,17 +92,6 @@ def test_numbers_are_selected_in_any_dtype_exactly(case, size, dtype):
     assert torch.equal(out.double(), ops.roi_pool(features.float(), rois.float(), size).double())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_halves_are_rounded_away_from_zero(dtype):
-    below = torch.nextafter(torch.tensor(0.5, dtype=dtype), torch.tensor(0.0, dtype=dtype)).item()
-    large = 2.0 ** (24 if dtype == torch.float32 else 53)
-    given = [0.5, 1.5, 2.5, below, 1 - below / 2, 0.25, large - 1, large, 1e30]
-    expected = [1, 2, 3, 0, 1, 0, large - 1, large, 1e30]
-    x = torch.tensor(given, dtype=dtype)
-    assert torch.equal(_half_away_from_zero(x), torch.tensor(expected, dtype=dtype))
-    assert torch.equal(_half_away_from_zero(-x), -torch.tensor(expected, dtype=dtype))
-
-
 def test_coordinates_are_multiplied_in_their_own_precision():
     # 2.5 in exact arithmetic; float32's 1.25 · 2 is exact, 25 · 0.1 in float32 is 2.5 and in float64 2.5.
     for x, scale in ((4.5, 0.1), (1.5, 0.3), (5.0, 0.7), (15.0, 0.1), (35.0, 0.1)):
@@ -174,20 +161,6 @@ def test_huge_and_inverted_boxes_do_not_overflow():
     assert out.tolist() == [features.max().item(), 0, 0, features[0, 0, 3, 3].item()]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("chunk", [1, 7, 50])
-def test_a_result_does_not_depend_on_its_chunks(chunk, dtype):
-    features = with_ties(seeded(2, 3, 9, 8, dtype=dtype)).requires_grad_()
-    corner = 6 * torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
-    rois = torch.cat([torch.arange(20)[:, None] % 2, corner, corner + 4], 1).to(features)
-    results = []
-    for size in (chunk, 2**20):
-        with patch.object(largest, "CHUNK", size):
-            out = ops.roi_pool(features, rois, 3)
-            results.append((out, *torch.autograd.grad(out.square().sum(), features)))
-    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
-
-
 def test_first_and_second_derivatives():
     features = seeded(2, 2, 5, 6).requires_grad_()
     rois = torch.tensor([[0, 1.1, 0.7, 4.3, 3.8], [1, -2, -1, 3.4, 2.2], [1, 9, 9, 12, 12]]).to(features)
@@ -249,21 +222,6 @@ def test_compiles_into_one_graph(dynamic):
     incoming = torch.randn_like(expected)
     (grad,) = torch.autograd.grad(out, features, incoming)
     assert_close(grad, torch.autograd.grad(expected, features, incoming)[0])
-
-
-@pytest.mark.unhooked
-def test_opcheck():
-    boxes = torch.tensor([[1.1, 0.7, 4.3, 3.8], [-9, -9, -8, -8]], dtype=torch.float64)
-    one = torch.tensor([0, 30])
-    extents = (torch.full((2,), 5), torch.full((2,), 6))
-    for dtype in (torch.float32, torch.float64):
-        table = seeded(60, 3, dtype=dtype).cpu().requires_grad_()
-        torch.library.opcheck(_roi_pool, (table, boxes.to(dtype), one, *extents, 2, 3, True))
-    torch.library.opcheck(_roi_pool, (table.detach(), boxes, one, *extents, 2, 3, False))
-    torch.library.opcheck(whole_cells, (boxes,))
-    element = torch.tensor([[0, 5, 2], [3, 180, 5]])
-    torch.library.opcheck(largest.scatter, (seeded(2, 3).cpu().requires_grad_(), element, 60))
-    torch.library.opcheck(largest.select, (seeded(60, 3).cpu().requires_grad_(), element))
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_errors_of_many_levels():
         ({"strides": [4, 16]}, r"strides \[4, 16\]: expected each to be twice"),
         ({"strides": [0, 0]}, r"strides \[0, 0\]: expected each to be twice"),
         ({"strides": [math.nan, math.nan]}, "expected each to be twice"),
-        ({"strides": [4]}, r"2 maps, strides \[4\], boxes \(1, 4\), image_index \(1,\)"),
+        ({"strides": [4]}, r"2 maps, scales \[0.25\]: expected a stride for each map"),
         ({"maps": [], "strides": []}, "0 maps"),
         ({"image": torch.tensor([0, 0])}, r"image_index \(2,\)"),
         ({"a": a[0]}, r"boxes \(4,\)"),

@@ -112,7 +112,7 @@ import minimaskrcnn
 names = [module.name for module in pkgutil.walk_packages(minimaskrcnn.__path__, "minimaskrcnn.")]
 for name in names:
     # What is imported only once a kernel is about to run.
-    if name not in ("minimaskrcnn.__main__", "minimaskrcnn.ops.triton_rois"):
+    if name not in ("minimaskrcnn.__main__", "minimaskrcnn.ops.roi_align_triton"):
         importlib.import_module(name)
 print(1 + len(names))
 """

@@ -91,7 +91,9 @@ def resources(compiled: CompiledKernel) -> Resources:
 def _specialise(kernel: JITFunction, args: tuple, named: dict[str, Any]) -> Launch:
     options = {name: value for name, value in named.items() if name in OPTIONS}
     values = dict(zip(kernel.arg_names, args)) | {n: v for n, v in named.items() if n not in OPTIONS}
-    signature, constants, divisible = {}, {}, {}
+    signature = {}
+    constants = {}
+    divisible = {}
 
     def kind(place: tuple[int, ...], value: Any, constexpr: bool) -> Any:
         if isinstance(value, tuple) and not constexpr:

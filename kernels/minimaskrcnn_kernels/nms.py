@@ -27,8 +27,10 @@ from torch import Tensor
 # Rows an image: the walk's registers hold one bit for each.
 MAX_ROWS = 2**17
 TILE = 64
-# Later rows whose pairs with a tile are held at once, and words that the walk holds at once: what registers allow.
-COLUMNS, GATHERED = 8, 4096
+# Later rows whose pairs with a tile are held at once: what registers allow.
+COLUMNS = 8
+# Words that the walk holds at once, for the same reason.
+GATHERED = 4096
 
 
 @triton.jit
@@ -39,8 +41,10 @@ def _or(a, b):
 @triton.jit
 def _corners(boxes_ptr, row):
     """x1, y1, x2, y2 and the area of rows of [rows, 4]."""
-    x1, y1 = tl.load(boxes_ptr + row * 4), tl.load(boxes_ptr + row * 4 + 1)
-    x2, y2 = tl.load(boxes_ptr + row * 4 + 2), tl.load(boxes_ptr + row * 4 + 3)
+    x1 = tl.load(boxes_ptr + row * 4)
+    y1 = tl.load(boxes_ptr + row * 4 + 1)
+    x2 = tl.load(boxes_ptr + row * 4 + 2)
+    y2 = tl.load(boxes_ptr + row * 4 + 3)
     return x1, y1, x2, y2, (x2 - x1) * (y2 - y1)
 
 
@@ -58,10 +62,13 @@ def _hits_kernel(
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    tile, word, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile = tl.program_id(0)
+    word = tl.program_id(1)
+    image = tl.program_id(2)
     if word < tile:
         return
-    base, words = image.to(tl.int64) * N, tl.cdiv(N, TILE)
+    base = image.to(tl.int64) * N
+    words = tl.cdiv(N, TILE)
     last_group = tl.load(groups_ptr + base + tl.minimum(tile * TILE + TILE, N) - 1)
     if last_group < tl.load(groups_ptr + base + word * TILE):
         return
@@ -102,8 +109,10 @@ def _walk_kernel(
     WORDS: tl.constexpr,  # a power of two, at least N / TILE
     ROWS: tl.constexpr,  # rows whose words are gathered at once
 ):
-    first, image = tl.program_id(0), tl.program_id(1)
-    base, words = image.to(tl.int64) * N, tl.cdiv(N, TILE)
+    first = tl.program_id(0)
+    image = tl.program_id(1)
+    base = image.to(tl.int64) * N
+    words = tl.cdiv(N, TILE)
     lane = tl.arange(0, TILE)
     row = first * TILE + lane
     group = tl.load(groups_ptr + base + row, mask=row < N, other=0)
@@ -127,7 +136,8 @@ def _walk_kernel(
         hits = tl.load(words_ptr + (base + row) * words + tile, mask=mine, other=0)
         gone = tl.sum(tl.where(word == tile, removed, 0), 0)
         candidates = tl.sum(alive.to(tl.int64) << lane, 0) & ~gone
-        kept, previous = candidates, ~candidates
+        kept = candidates
+        previous = ~candidates
         while kept != previous:
             previous = kept
             kept = candidates & ~tl.reduce(tl.where((kept >> lane) & 1 != 0, hits, 0), 0, _or)
@@ -153,7 +163,9 @@ def nms_keep(boxes: Tensor, groups: Tensor, alive: Tensor, threshold: float) -> 
     kept = torch.empty_like(alive, memory_format=torch.contiguous_format)
     if kept.numel() == 0:
         return kept
-    boxes, groups, alive = boxes.contiguous(), groups.contiguous(), alive.contiguous()
+    boxes = boxes.contiguous()
+    groups = groups.contiguous()
+    alive = alive.contiguous()
     tiles = triton.cdiv(count, TILE)
     size = triton.next_power_of_2(tiles)
     words = boxes.new_empty((batch, count, tiles), dtype=torch.int64)

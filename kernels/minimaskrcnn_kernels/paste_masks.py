@@ -24,7 +24,8 @@ from torch import Tensor
 # Programs of all masks together, at least; a few times what a GPU runs at once, since most boxes are small.
 PROGRAMS = 8192
 # 4 pixels a lane: at most 50 registers.  With 8, float16 spills on sm_90.
-ROWS, COLUMNS = 8, 64
+ROWS = 8
+COLUMNS = 64
 HUGE = tl.constexpr(2.0**30)
 
 
@@ -35,7 +36,8 @@ def _span(boxes_ptr, box, axis: tl.constexpr, factor):
     high = tl.load(boxes_ptr + box * 4 + axis + 2)
     centre = (high + low) * 0.5
     half = (high - low) * 0.5 * factor
-    first, last = centre - half, centre + half
+    first = centre - half
+    last = centre + half
     sane = (tl.abs(first) < HUGE) & (tl.abs(last) < HUGE)
     # -1 lies beside every picture.
     return tl.where(sane, first, -1.0).to(tl.int32), tl.where(sane, last, -1.0).to(tl.int32)
@@ -77,8 +79,10 @@ def _paste_kernel(
     box = tl.program_id(0).to(tl.int64)
     x1, x2 = _span(boxes_ptr, box, 0, factor)
     y1, y2 = _span(boxes_ptr, box, 1, factor)
-    top, bottom = tl.maximum(y1, 0), tl.minimum(y2 + 1, height)
-    left, right = tl.maximum(x1, 0), tl.minimum(x2 + 1, width)
+    top = tl.maximum(y1, 0)
+    bottom = tl.minimum(y2 + 1, height)
+    left = tl.maximum(x1, 0)
+    right = tl.minimum(x2 + 1, width)
     down = tl.cdiv(tl.maximum(bottom - top, 0), BLOCK_ROWS)
     across = tl.cdiv(tl.maximum(right - left, 0), BLOCK_COLUMNS)
     mask_ptr = masks_ptr + box * (m * m)
@@ -112,7 +116,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         raise TypeError(
             f"masks {masks.dtype}, boxes {boxes.dtype}: expected masks below float64, boxes float32"
         )
-    n, m = len(masks), masks.shape[-1]
+    n = len(masks)
+    m = masks.shape[-1]
     dtype = masks.dtype if threshold is None else torch.bool
     out = torch.zeros(n, height, width, dtype=dtype, device=masks.device)
     if out.numel() == 0:

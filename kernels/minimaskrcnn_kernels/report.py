@@ -46,7 +46,8 @@ def pooling(
     RoIWarp's boxes have no gradient, so it has three.
     """
     features = [torch.empty(min(count, 2), channels, side, side, dtype=dtype) for side in sides]
-    boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
+    boxes = torch.empty(count, 4)
+    image = torch.zeros(count, dtype=torch.int64)
     how = [1 / s for s in STRIDES[: len(sides)]], [float(4**i) for i in range(len(sides))]
     flags = sampling, True, warp, maximum
     out = torch.empty(count, channels, bins, bins, dtype=dtype)
@@ -64,7 +65,8 @@ def whole_cells(
 ) -> list[aot.Launch]:
     """RoIPool of `count` boxes on a map of this side: forward, scatter, gather."""
     feature = torch.empty(min(count, 2), channels, side, side, dtype=dtype)
-    boxes, image = torch.empty(count, 4), torch.zeros(count, dtype=torch.int64)
+    boxes = torch.empty(count, 4)
+    image = torch.zeros(count, dtype=torch.int64)
     out = torch.empty(count, channels, bins, bins, dtype=dtype)
     winner = torch.empty(out.shape, dtype=torch.int32)
 
@@ -77,13 +79,15 @@ def whole_cells(
 
 def suppression(target: str, count: int = 1000) -> list[aot.Launch]:
     """NMS of `count` boxes: hits, walk."""
-    boxes, groups = torch.empty(1, count, 4), torch.zeros(1, count, dtype=torch.int64)
+    boxes = torch.empty(1, count, 4)
+    groups = torch.zeros(1, count, dtype=torch.int64)
     return launches(lambda: nms_keep(boxes, groups, groups == 0, 0.5), target)
 
 
 def pasting(target: str, dtype: torch.dtype, threshold: float | None = 0.5) -> list[aot.Launch]:
     """Pasting of 28 × 28 masks into a picture of 800 × 1333."""
-    masks, boxes = torch.empty(3, 28, 28, dtype=dtype), torch.empty(3, 4)
+    masks = torch.empty(3, 28, 28, dtype=dtype)
+    boxes = torch.empty(3, 4)
     return launches(lambda: paste_masks(masks, boxes, 800, 1333, threshold), target)
 
 

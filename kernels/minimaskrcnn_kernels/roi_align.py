@@ -36,10 +36,12 @@ from minimaskrcnn_kernels.rois import (
     axis,
     block_channels,
     is_known,
+    level_map,
     level_of,
     pick,
     pooling,
     read_box,
+    row_of_bins,
     sample,
     sample_count,
     sample_range,
@@ -51,7 +53,8 @@ def bilinear(base, top, bottom, left, right, fy, fx, width, channels, c, mask):
     """The value between four cells of a channels-last map [height, width, channels], for the channels c."""
     upper = base + top.to(tl.int64) * width * channels
     lower = base + bottom.to(tl.int64) * width * channels
-    left, right = left.to(tl.int64) * channels + c, right.to(tl.int64) * channels + c
+    left = left.to(tl.int64) * channels + c
+    right = right.to(tl.int64) * channels + c
     value = tl.load(upper + left, mask, other=0.0).to(tl.float32) * ((1 - fy) * (1 - fx))
     value = tl.fma(tl.load(upper + right, mask, other=0.0).to(tl.float32), (1 - fy) * fx, value)
     value = tl.fma(tl.load(lower + left, mask, other=0.0).to(tl.float32), fy * (1 - fx), value)
@@ -103,7 +106,8 @@ def roi_align_kernel(
     MAX: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    r, ph = tl.program_id(0) // bins_y, tl.program_id(0) % bins_y
+    """The forward pass: BLOCK_C channels of one row of bins."""
+    r, ph = row_of_bins(bins_y)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = c < channels
     x1, y1, x2, y2, image = read_box(boxes_ptr, image_ptr, r)
@@ -118,12 +122,12 @@ def roi_align_kernel(
         return
 
     level = level_of(x1, y1, x2, y2, areas, LEVELS)
-    height, width = pick(heights, level, LEVELS), pick(widths, level, LEVELS)
-    scale = pick(scales, level, LEVELS)
+    height, width, scale = level_map(heights, widths, scales, level, LEVELS)
     base = pick(features, level, LEVELS) + image * height * width * channels
     y_start, y_size = axis(y1, y2, scale, bins_y, ALIGNED, QUANTISE)
     x_start, x_size = axis(x1, x2, scale, bins_x, ALIGNED, QUANTISE)
-    y_count, x_count = sample_count(y_size, SAMPLING), sample_count(x_size, SAMPLING)
+    y_count = sample_count(y_size, SAMPLING)
+    x_count = sample_count(x_size, SAMPLING)
     y_bin = y_start + ph * y_size
     y_low, y_high = sample_range(y_bin, y_size, y_count, -1.0, height * 1.0, SAMPLING)
     number = tl.maximum(y_count, 1.0) * tl.maximum(x_count, 1.0)
@@ -179,7 +183,8 @@ def roi_align(
     of range or a coordinate that is not finite is NaN.
     """
     pooled = pooling(features, boxes, image_index, scales, areas, sampling_ratio, aligned, quantise, maximum)
-    (images, channels), dtype = features[0].shape[:2], features[0].dtype
+    images, channels = features[0].shape[:2]
+    dtype = features[0].dtype
     out = features[0].new_empty(len(boxes), bins_y, bins_x, channels)
     winner = torch.empty(out.shape if maximum else 0, dtype=torch.int32, device=out.device)
     block = block_channels(channels, dtype.itemsize)
@@ -261,7 +266,8 @@ def _save(ctx, inputs, output):
 def _backward(ctx, grad, _):
     *features, boxes, image_index, winner = ctx.saved_tensors
     scales, areas, _, _, *flags = ctx.settings
-    for_features, for_boxes = any(ctx.needs_input_grad[0]), ctx.needs_input_grad[1] and not flags[2]
+    for_features = any(ctx.needs_input_grad[0])
+    for_boxes = ctx.needs_input_grad[1] and not flags[2]
     *d_maps, d_boxes = roi_align_backward(
         grad, winner, features, boxes, image_index, scales, areas, *flags, for_features, for_boxes
     )

@@ -21,9 +21,11 @@ from minimaskrcnn_kernels.rois import (
     axis,
     block_channels,
     is_known,
+    level_map,
     level_of,
     pick,
     read_box,
+    row_of_bins,
     sample,
     sample_count,
     sample_range,
@@ -38,7 +40,8 @@ def slopes(base, y_bin, x_bin, y_size, x_size, y_count, x_count, iy, ix, height,
     read = c < tl.where(y_inside & x_inside, channels, 0)
     upper = base + top.to(tl.int64) * width * channels
     lower = base + bottom.to(tl.int64) * width * channels
-    left, right = left.to(tl.int64) * channels + c, right.to(tl.int64) * channels + c
+    left = left.to(tl.int64) * channels + c
+    right = right.to(tl.int64) * channels + c
     f00 = tl.load(upper + left, read, other=0.0).to(tl.float32)
     f01 = tl.load(upper + right, read, other=0.0).to(tl.float32)
     f10 = tl.load(lower + left, read, other=0.0).to(tl.float32)
@@ -83,7 +86,8 @@ def boxes_kernel(
     MAX: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    r, ph = tl.program_id(0) // bins_y, tl.program_id(0) % bins_y
+    """The boxes' gradient: one row of bins' share of it."""
+    r, ph = row_of_bins(bins_y)
     x1, y1, x2, y2, image = read_box(boxes_ptr, image_ptr, r)
     out = out_ptr + tl.program_id(0).to(tl.int64) * 4
     known = is_known(x1, y1, x2, y2, image, images)
@@ -91,20 +95,22 @@ def boxes_kernel(
         tl.store(out + tl.arange(0, 4), 0.0)
         return
     level = level_of(x1, y1, x2, y2, areas, LEVELS)
-    height, width = pick(heights, level, LEVELS), pick(widths, level, LEVELS)
-    scale = pick(scales, level, LEVELS)
+    height, width, scale = level_map(heights, widths, scales, level, LEVELS)
     base = pick(features, level, LEVELS) + image * height * width * channels
     y_start, y_size = axis(y1, y2, scale, bins_y, ALIGNED, False)
     x_start, x_size = axis(x1, x2, scale, bins_x, ALIGNED, False)
-    y_count, x_count = sample_count(y_size, SAMPLING), sample_count(x_size, SAMPLING)
+    y_count = sample_count(y_size, SAMPLING)
+    x_count = sample_count(x_size, SAMPLING)
     y_bin = y_start + ph * y_size
     y_low, y_high = sample_range(y_bin, y_size, y_count, -1.0, height * 1.0, SAMPLING)
     # Without ALIGNED a box shorter than a cell keeps the length of a cell: only its start moves it.
     y_grows = ALIGNED or ((y2 * scale - y1 * scale) >= 1)
     x_grows = ALIGNED or ((x2 * scale - x1 * scale) >= 1)
     number = tl.zeros([BLOCK_C], tl.float32) + tl.maximum(y_count, 1.0) * tl.maximum(x_count, 1.0)
-    d_x1, d_y1 = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
-    d_x2, d_y2 = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
+    d_x1 = tl.zeros([BLOCK_C], tl.float32)
+    d_y1 = tl.zeros([BLOCK_C], tl.float32)
+    d_x2 = tl.zeros([BLOCK_C], tl.float32)
+    d_y2 = tl.zeros([BLOCK_C], tl.float32)
     for block in range(tl.cdiv(channels, BLOCK_C)):
         c = block * BLOCK_C + tl.arange(0, BLOCK_C)
         row = tl.program_id(0).to(tl.int64) * bins_x * channels + c

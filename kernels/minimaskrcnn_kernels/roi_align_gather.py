@@ -25,6 +25,7 @@ from minimaskrcnn_kernels.rois import (
     bins_near,
     block_channels,
     is_known,
+    level_map,
     level_of,
     pick,
     sample,
@@ -66,10 +67,13 @@ def add_roi(
     """Box r's share of the gradient for the cells (y, x), x a vector, added to `total` [BLOCK_X, BLOCK_C]."""
     y_start, y_size = axis(y1, y2, scale, bins_y, ALIGNED, QUANTISE)
     x_start, x_size = axis(x1, x2, scale, bins_x, ALIGNED, QUANTISE)
-    y_count, x_count = sample_count(y_size, SAMPLING), sample_count(x_size, SAMPLING)
+    y_count = sample_count(y_size, SAMPLING)
+    x_count = sample_count(x_size, SAMPLING)
     # A cell is touched by what lies within 1 of it, the map's border by what lies up to 1 outside.
-    top, bottom = y - 1.0, y + 1.0
-    left, right = tl.min(x, 0) - 1.0, tl.min(x, 0) + BLOCK_X * 1.0
+    top = y - 1.0
+    bottom = y + 1.0
+    left = tl.min(x, 0) - 1.0
+    right = tl.min(x, 0) + BLOCK_X * 1.0
     ph_low, ph_high = bins_near(y_start, y_size, bins_y, top, bottom)
     pw_low, pw_high = bins_near(x_start, x_size, bins_x, left, right)
     for ph in range(ph_low, ph_high):
@@ -135,24 +139,29 @@ def gather_kernel(
     BLOCK_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    """The maps' gradient without atomics: BLOCK_C channels of BLOCK_X cells."""
     pid = tl.program_id(0)
     level = pid * 0
     for i in tl.static_range(1, LEVELS):
         level += (pid >= firsts[i]).to(tl.int32)
-    height, width = pick(heights, level, LEVELS), pick(widths, level, LEVELS)
-    scale = pick(scales, level, LEVELS)
+    height, width, scale = level_map(heights, widths, scales, level, LEVELS)
     segment = pid - pick(firsts, level, LEVELS)
     segments = tl.cdiv(width, BLOCK_X)
     left = segment % segments * BLOCK_X
-    y, image = segment // segments % height, segment // segments // height
-    x, c = left + tl.arange(0, BLOCK_X), tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    y = segment // segments % height
+    image = segment // segments // height
+    x = left + tl.arange(0, BLOCK_X)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_X, BLOCK_C], tl.float32)
     end = tl.load(first_ptr + image + 1)
     for start in range(tl.load(first_ptr + image), end, BLOCK_R):
         rows = start + tl.arange(0, BLOCK_R)
-        box, here = boxes_ptr + rows * 4, rows < end
-        x1, y1 = tl.load(box, here, other=0.0), tl.load(box + 1, here, other=0.0)
-        x2, y2 = tl.load(box + 2, here, other=0.0), tl.load(box + 3, here, other=0.0)
+        box = boxes_ptr + rows * 4
+        here = rows < end
+        x1 = tl.load(box, here, other=0.0)
+        y1 = tl.load(box + 1, here, other=0.0)
+        x2 = tl.load(box + 2, here, other=0.0)
+        y2 = tl.load(box + 3, here, other=0.0)
         near = here & is_known(x1, y1, x2, y2, 0, 1) & (level_of(x1, y1, x2, y2, areas, LEVELS) == level)
         near &= reaches(y1, y2, scale, bins_y, y, y, ALIGNED, QUANTISE)
         near &= reaches(x1, x2, scale, bins_x, left, left + BLOCK_X - 1, ALIGNED, QUANTISE)
@@ -174,7 +183,8 @@ def gather_kernel(
 def gather(grad: Tensor, winner: Tensor, pooled: Pooling) -> list[Tensor]:
     """The gradient of each map, in its dtype; `grad` and `winner` are [R, PH, PW, C] and contiguous."""
     images, channels = pooled.maps[0].shape[:2]
-    block, block_x = block_channels(channels, 4), BLOCK_X_MAX if pooled.maximum else BLOCK_X
+    block = block_channels(channels, 4)
+    block_x = BLOCK_X_MAX if pooled.maximum else BLOCK_X
     outs = [torch.empty_like(m, memory_format=torch.channels_last) for m in pooled.maps]
     image_index, order = pooled.image_index.sort(stable=True)
     firsts = [0]

@@ -23,9 +23,11 @@ from minimaskrcnn_kernels.rois import (
     axis,
     block_channels,
     is_known,
+    level_map,
     level_of,
     pick,
     read_box,
+    row_of_bins,
     sample,
     sample_count,
     sample_range,
@@ -58,19 +60,20 @@ def scatter_kernel(
     MAX: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    r, ph = tl.program_id(0) // bins_y, tl.program_id(0) % bins_y
+    """The maps' gradient with atomics: BLOCK_C channels of one row of bins."""
+    r, ph = row_of_bins(bins_y)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     x1, y1, x2, y2, image = read_box(boxes_ptr, image_ptr, r)
     known = is_known(x1, y1, x2, y2, image, images)
     if not known:
         return
     level = level_of(x1, y1, x2, y2, areas, LEVELS)
-    height, width = pick(heights, level, LEVELS), pick(widths, level, LEVELS)
-    scale = pick(scales, level, LEVELS)
+    height, width, scale = level_map(heights, widths, scales, level, LEVELS)
     base = pick(outs, level, LEVELS) + image * height * width * channels + c
     y_start, y_size = axis(y1, y2, scale, bins_y, ALIGNED, QUANTISE)
     x_start, x_size = axis(x1, x2, scale, bins_x, ALIGNED, QUANTISE)
-    y_count, x_count = sample_count(y_size, SAMPLING), sample_count(x_size, SAMPLING)
+    y_count = sample_count(y_size, SAMPLING)
+    x_count = sample_count(x_size, SAMPLING)
     y_bin = y_start + ph * y_size
     y_low, y_high = sample_range(y_bin, y_size, y_count, -1.0, height * 1.0, SAMPLING)
     number = tl.maximum(y_count, 1.0) * tl.maximum(x_count, 1.0)
@@ -86,13 +89,12 @@ def scatter_kernel(
             grad = tl.div_rn(grad, number)
         for iy in range(y_low, y_high):
             top, bottom, fy, y_inside, _ = sample(y_bin, y_size, y_count, iy, height)
-            upper, lower = (
-                base + top.to(tl.int64) * width * channels,
-                base + bottom.to(tl.int64) * width * channels,
-            )
+            upper = base + top.to(tl.int64) * width * channels
+            lower = base + bottom.to(tl.int64) * width * channels
             for ix in range(x_low, x_high):
                 left, right, fx, x_inside, _ = sample(x_bin, x_size, x_count, ix, width)
-                left, right = left.to(tl.int64) * channels, right.to(tl.int64) * channels
+                left = left.to(tl.int64) * channels
+                right = right.to(tl.int64) * channels
                 part = grad
                 if MAX:
                     part = tl.where(winner == iy * x_count.to(tl.int32) + ix, grad, 0.0)

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from minimaskrcnn_kernels.rois import block_channels, is_known, read_box, round_half_away
+from minimaskrcnn_kernels.rois import block_channels, is_known, read_box, round_half_away, row_of_bins
 
 # As in `roi_align_gather.py`.
 BLOCK_R = 128
@@ -75,7 +75,8 @@ def roi_pool_kernel(
     # Constexprs
     BLOCK_C: tl.constexpr,
 ):
-    r, ph = tl.program_id(0) // bins_y, tl.program_id(0) % bins_y
+    """The forward pass: BLOCK_C channels of one row of bins."""
+    r, ph = row_of_bins(bins_y)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask = c < channels
     x1, y1, x2, y2, image = read_box(boxes_ptr, image_ptr, r)
@@ -120,6 +121,7 @@ def scatter_kernel(
     # Constexprs
     BLOCK_C: tl.constexpr,
 ):
+    """The map's gradient with atomics: BLOCK_C channels of one bin."""
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row = tl.program_id(0).to(tl.int64) * channels + c
     winner = tl.load(winner_ptr + row, c < channels, other=-1)
@@ -152,22 +154,29 @@ def gather_kernel(
     BLOCK_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
+    """The map's gradient without atomics: BLOCK_C channels of BLOCK_X cells."""
     segments = tl.cdiv(width, BLOCK_X)
     left = tl.program_id(0) % segments * BLOCK_X
-    y, image = tl.program_id(0) // segments % height, tl.program_id(0) // segments // height
-    x, c = left + tl.arange(0, BLOCK_X), tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    y = tl.program_id(0) // segments % height
+    image = tl.program_id(0) // segments // height
+    x = left + tl.arange(0, BLOCK_X)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_X, BLOCK_C], tl.float32)
     end = tl.load(first_ptr + image + 1)
     for start in range(tl.load(first_ptr + image), end, BLOCK_R):
         rows = start + tl.arange(0, BLOCK_R)
-        box, here = boxes_ptr + rows * 4, rows < end
-        x1, y1 = tl.load(box, here, other=0.0), tl.load(box + 1, here, other=0.0)
-        x2, y2 = tl.load(box + 2, here, other=0.0), tl.load(box + 3, here, other=0.0)
+        box = boxes_ptr + rows * 4
+        here = rows < end
+        x1 = tl.load(box, here, other=0.0)
+        y1 = tl.load(box + 1, here, other=0.0)
+        x2 = tl.load(box + 2, here, other=0.0)
+        y2 = tl.load(box + 3, here, other=0.0)
         near = here & is_known(x1, y1, x2, y2, 0, 1) & reaches(y1, y2, scale, y, y)
         near &= reaches(x1, x2, scale, left, left + BLOCK_X - 1)
         row = tl.min(tl.where(near, rows, end), 0)
         while row < end:
-            at, r = boxes_ptr + row * 4, tl.load(order_ptr + row)
+            at = boxes_ptr + row * 4
+            r = tl.load(order_ptr + row)
             first_x, count_x = cells(tl.load(at), tl.load(at + 2), scale)
             first_y, count_y = cells(tl.load(at + 1), tl.load(at + 3), scale)
             ph_low, ph_high = bins_of(first_y, count_y, bins_y, y, y)
@@ -241,7 +250,8 @@ def roi_pool_backward(
     grad: Tensor, winner: Tensor, feature: Tensor, boxes: Tensor, image_index: Tensor, scale: float
 ) -> Tensor:
     """The gradient of `roi_pool` for the map; `grad` and `winner` are as it returns them."""
-    grad, winner = grad.permute(0, 2, 3, 1).contiguous(), winner.permute(0, 2, 3, 1).contiguous()
+    grad = grad.permute(0, 2, 3, 1).contiguous()
+    winner = winner.permute(0, 2, 3, 1).contiguous()
     if torch.are_deterministic_algorithms_enabled():
         return _gather(grad, winner, feature, boxes, image_index, scale)
     rois, bins_y, bins_x, channels = grad.shape
@@ -315,3 +325,25 @@ def _backward(ctx, grad, _):
 
 
 roi_pool.register_autograd(_backward, setup_context=_save)
+
+
+def _save_backward(ctx, inputs, output):
+    _, winner, _, _, image_index, _ = inputs
+    ctx.save_for_backward(winner, image_index)
+
+
+def _second_derivative(ctx, incoming):
+    """The backward pass adds each gradient to its winner's cell: here each gradient gets what came in for that cell.
+
+    Which cell wins does not change with the map, as far as derivatives can see.
+    """
+    winner, image_index = ctx.saved_tensors
+    images, channels = incoming.shape[:2]
+    image = image_index.clamp(0, max(images, 1) - 1)[:, None, None, None]
+    channel = torch.arange(channels, device=winner.device)[:, None, None]
+    cell = winner.clamp(min=0).long()
+    found = incoming.flatten(2)[image, channel, cell] if incoming.numel() else incoming.new_zeros(winner.shape)
+    return torch.where(winner >= 0, found, 0), *[None] * 5
+
+
+roi_pool_backward.register_autograd(_second_derivative, setup_context=_save_backward)

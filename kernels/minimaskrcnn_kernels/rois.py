@@ -29,7 +29,14 @@ MOST = tl.constexpr(2.0**30)
 
 
 @triton.jit
+def row_of_bins(bins_y):
+    """The roi and the row of its bins that are this program's."""
+    return tl.program_id(0) // bins_y, tl.program_id(0) % bins_y
+
+
+@triton.jit
 def read_box(boxes_ptr, image_ptr, r):
+    """The corners of row r, in pixels, and its image."""
     box = boxes_ptr + r.to(tl.int64) * 4
     return tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3), tl.load(image_ptr + r)
 
@@ -41,6 +48,12 @@ def pick(options, level, LEVELS: tl.constexpr):
     for i in tl.static_range(1, LEVELS):
         chosen = tl.where(level == i, options[i], chosen)
     return chosen
+
+
+@triton.jit
+def level_map(heights, widths, scales, level, LEVELS: tl.constexpr):
+    """The level's height and width in cells, and its cells a pixel."""
+    return pick(heights, level, LEVELS), pick(widths, level, LEVELS), pick(scales, level, LEVELS)
 
 
 @triton.jit
@@ -56,7 +69,8 @@ def level_of(x1, y1, x2, y2, areas, LEVELS: tl.constexpr):
 @triton.jit
 def is_known(x1, y1, x2, y2, image, images):
     """Whether a row has an image and finite sides; other rows are NaN and have no gradient."""
-    width, height = x2 - x1, y2 - y1
+    width = x2 - x1
+    height = y2 - y1
     # x - x is NaN for what is not finite.
     return (width - width == 0) & (height - height == 0) & (image >= 0) & (image < images)
 
@@ -77,7 +91,8 @@ def axis(start, end, scale, bins, ALIGNED: tl.constexpr, QUANTISE: tl.constexpr)
     ALIGNED shifts by half a cell, so that a cell's value lies at its centre.  QUANTISE (RoIWarp) first grows the box
     to whole cells, as RoIPool does.
     """
-    start, end = start * scale, end * scale
+    start = start * scale
+    end = end * scale
     if QUANTISE:
         start = round_half_away(start)
         end = start + tl.maximum(round_half_away(end) - start + 1, 1.0)
@@ -106,7 +121,8 @@ def sample_range(first, size, count, lower, upper, SAMPLING: tl.constexpr):
     It may hold a few too many.  A bin of a huge box has more samples than anyone could wait for, nearly all of them
     outside of the map.
     """
-    low, high = tl.zeros_like(size), tl.zeros_like(size) + SAMPLING
+    low = tl.zeros_like(size)
+    high = tl.zeros_like(size) + SAMPLING
     if SAMPLING <= 0:
         step = tl.div_rn(size, tl.maximum(count, 1.0))
         low = tl.floor(tl.div_rn(lower - first, step)) - 2

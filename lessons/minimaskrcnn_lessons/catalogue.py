@@ -3,14 +3,14 @@
 import pkgutil
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
-import minimaskrcnn_lessons
 from minimaskrcnn_lessons.exercise import Exercise
 
 
 def lessons() -> list[str]:
     """The packages of the lessons that have one, "lesson00" first."""
-    names = [module.name for module in pkgutil.iter_modules(minimaskrcnn_lessons.__path__)]
+    names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return sorted(name for name in names if name.startswith("lesson") and name[6:].isdigit())
 
 

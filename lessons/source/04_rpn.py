@@ -385,7 +385,7 @@ show(*figures.rounds(hits, states))
 # %% [markdown]
 # The library works on blocks of 128 boxes, so that the full matrix is never in memory, and a settled block
 # suppresses all that follow. On the CPU it first skips pairs that cannot overlap enough
-# ([`sweep.py`](../minimaskrcnn/ops/sweep.py)).
+# ([`nms_by_pairs.py`](../minimaskrcnn/ops/nms_by_pairs.py)).
 #
 # **Groups.** A widespread trick runs NMS once for all groups: shift group $c$ by $c$ times the picture's width,
 # so that boxes of different groups never overlap. It costs precision. The farther from 0 a floating-point

@@ -239,7 +239,7 @@ show(
 
 # %%
 from minimaskrcnn.ops import roi_align
-from minimaskrcnn.ops.sampling import samples_per_bin
+from minimaskrcnn.ops.roi_align_torch import samples_per_bin
 
 ends = torch.tensor([[0.0, 3.0], [0.0, 7.0], [0.0, 8.0], [0.0, 30.0]])
 print("boxes of 3, 7, 8 and 30 cells in 7 bins, samples:", samples_per_bin(*ends.T, 7, True).tolist())
@@ -505,18 +505,18 @@ grade("fpn_level", my_fpn_level)
 #
 # $$A_y \, F \, A_x^{\mathsf T} .$$
 #
-# [`sampling.py`](../minimaskrcnn/ops/sampling.py) makes the weights, for all boxes at once, with the two cells
-# around each sample.
+# [`roi_align_torch.py`](../minimaskrcnn/ops/roi_align_torch.py) makes the weights, for all boxes at once, with
+# the two cells around each sample.
 #
 # Most entries are 0. The sparse form lists the others, cells and weights, for each bin. A weighted sum of listed
 # rows of a table is what torch calls an **embedding bag**: the table's rows are cells, with all channels side by
-# side; a bag is a bin. [`roi_align.py`](../minimaskrcnn/ops/roi_align.py) writes all boxes, images and pyramid
-# levels as bags of one table, and [`bags.py`](../minimaskrcnn/ops/bags.py) has the product with its derivatives.
+# side; a bag is a bin. The same file writes all boxes, images and pyramid levels as bags of one table, and
+# [`embedding_bag.py`](../minimaskrcnn/ops/embedding_bag.py) has the product with its derivatives.
 
 # %%
 from torch.nn.functional import embedding_bag
 
-from minimaskrcnn.ops.sampling import axis_samples
+from minimaskrcnn.ops.roi_align_torch import axis_samples
 
 
 def axis_matrix(start, end, extent, bins, samples):

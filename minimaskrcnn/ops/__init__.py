@@ -1,4 +1,7 @@
-"""Pure functions on boxes, masks and feature maps, under torchvision's names.  `reference` holds the definitions."""
+"""Pure functions on boxes, masks and feature maps, and the modules of them, under torchvision's names.
+
+`reference` holds the definitions.
+"""
 
 from minimaskrcnn.ops.boxes import (
     box_area,
@@ -11,14 +14,19 @@ from minimaskrcnn.ops.boxes import (
 from minimaskrcnn.ops.crop import crop_masks
 from minimaskrcnn.ops.keypoints import decode_keypoints
 from minimaskrcnn.ops.match_boxes import MatchedBoxes, match_boxes
+from minimaskrcnn.ops.modules import MultiScaleRoIAlign, RoIAlign, RoIPool
 from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
 from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
-from minimaskrcnn.ops.roi_align import fpn_levels, multiscale_roi_align, roi_align
+from minimaskrcnn.ops.roi_align import multiscale_roi_align, roi_align
 from minimaskrcnn.ops.roi_pool import multiscale_roi_pool, roi_pool
 from minimaskrcnn.ops.roi_warp import multiscale_roi_warp, roi_warp
+from minimaskrcnn.ops.rois import fpn_levels
 
 __all__ = [
     "MatchedBoxes",
+    "MultiScaleRoIAlign",
+    "RoIAlign",
+    "RoIPool",
     "batched_nms",
     "box_area",
     "box_convert",

@@ -9,6 +9,8 @@ Left out: rotated boxes (torchvision has them since 0.23), and the generalised, 
 Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
@@ -46,20 +48,33 @@ def box_convert(boxes: Num[Tensor, "*B 4"], in_fmt: str, out_fmt: str) -> Num[Te
         raise ValueError(f"box format {in_fmt!r} to {out_fmt!r}: expected two of {', '.join(FORMATS)}")
     if in_fmt == out_fmt:
         return boxes.clone()
-    corner, other = boxes[..., :2], boxes[..., 2:]
+    corner = boxes[..., :2]
+    other = boxes[..., 2:]
     if in_fmt == "xywh":
         other = corner + other
     elif in_fmt == "cxcywh":
-        corner, other = corner - 0.5 * other, corner + 0.5 * other
+        half = 0.5 * other
+        other = corner + half
+        corner = corner - half
     if out_fmt == "xywh":
         other = other - corner
     elif out_fmt == "cxcywh":
-        corner, other = (corner + other) / 2, other - corner
+        size = other - corner
+        corner = (corner + other) / 2
+        other = size
     return torch.cat([corner, other], -1)
 
 
-def clip_boxes_to_image(boxes: Float[Tensor, "*B 4"], size: tuple[int, int]) -> Float[Tensor, "*B 4"]:
-    """Clamp x to 0..width and y to 0..height; `size` is (height, width)."""
+def clip_boxes_to_image(
+    boxes: Float[Tensor, "*B 4"], size: tuple[int, int] | Sequence[tuple[int, int]]
+) -> Float[Tensor, "*B 4"]:
+    """Clamp x to 0..width and y to 0..height; `size` is (height, width).
+
+    Of a batch [B, K, 4] each image may have its own: `size` is then B of them (one copy from the host).
+    """
+    if not size or isinstance(size[0], Sequence):
+        bounds = boxes.new_tensor([(width, height, width, height) for height, width in size]).view(-1, 1, 4)
+        return torch.minimum(boxes.clamp(min=0), bounds)
     height, width = size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)

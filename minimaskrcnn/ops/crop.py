@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from minimaskrcnn.ops.roi_align_torch import merged_axis_entries, samples_per_bin
 from minimaskrcnn.ops.rois import check_index
-from minimaskrcnn.ops.sampling import merged_axis_entries, samples_per_bin
 
 # Numbers in the largest temporary of a chunk of rois, [R, m, W]: 16 MiB of float32.
 CHUNK = 2**22
@@ -35,7 +35,8 @@ def crop_masks(
     ValueError for a mask index out of range on the CPU; on a GPU such a row is NaN.
     """
     check_index(mask_index, len(masks))
-    masks, boxes = masks.detach(), boxes.detach()
+    masks = masks.detach()
+    boxes = boxes.detach()
     at_once = max(1, TABLE // max(1, masks.shape[1] * masks.shape[2]))
     if 0 < len(masks) <= at_once:
         known = (mask_index >= 0) & (mask_index < len(masks))

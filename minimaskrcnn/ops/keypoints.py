@@ -44,7 +44,8 @@ def decode_keypoints(
     """
     _check(logits, boxes, score)
     maps = logits.detach() if logits.dtype == torch.float64 else logits.detach().float()
-    corner, extents = boxes.detach()[:, :2], (boxes[:, 2:] - boxes[:, :2]).detach().clamp(min=1)
+    corner = boxes.detach()[:, :2]
+    extents = (boxes[:, 2:] - boxes[:, :2]).detach().clamp(min=1)
     sizes = extents.ceil()
     pixels = torch.zeros(*maps.shape[:2], 2, dtype=torch.int64, device=maps.device)
     peaks = maps.new_zeros(maps.shape[:2])
@@ -86,9 +87,12 @@ def _chunks(sizes: list[list[float]], keypoints: int, m: int) -> Iterator[tuple[
         area = max(most_width, width, m) * max(most_height, height, m)
         if chunk and (len(chunk) + 1) * keypoints * area > CHUNK:
             yield chunk, most_width, most_height
-            chunk, most_width, most_height = [], 0, 0
+            chunk = []
+            most_width = 0
+            most_height = 0
         chunk.append(roi)
-        most_width, most_height = max(most_width, width), max(most_height, height)
+        most_width = max(most_width, width)
+        most_height = max(most_height, height)
     if chunk:
         yield chunk, most_width, most_height
 

@@ -67,13 +67,15 @@ def match_boxes(
 def _match_boxes(
     gt_boxes: Tensor, gt_valid: Tensor, boxes: Tensor, valid: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (images, count), objects = valid.shape, gt_valid.shape[1]
+    images, count = valid.shape
+    objects = gt_valid.shape[1]
     # Boxes of zeros overlap nothing, so what is not valid takes no part.
     corners = torch.where(valid[..., None], boxes, 0).permute(2, 0, 1).unsqueeze(2).contiguous()
     gt_corners = torch.where(gt_valid[..., None], gt_boxes, 0).permute(2, 0, 1).unsqueeze(3)
     best = boxes.new_zeros(images, count)
     # Among overlaps of 0 the first valid ground truth counts; only larger ones replace it.
-    anyone, index = gt_valid.any(1, keepdim=True), _first(gt_valid[:, :, None]).repeat(1, count)
+    anyone = gt_valid.any(1, keepdim=True)
+    index = _first(gt_valid[:, :, None]).repeat(1, count)
     best_for_gt = torch.zeros_like(valid)
     chunk = CHUNK if boxes.device.type == "cpu" else 64 * CHUNK
     step = max(1, chunk // max(1, images * count))
@@ -97,7 +99,8 @@ def _(gt_boxes, gt_valid, boxes, valid):
 
 def _iou(gt_corners: Float[Tensor, "4 B g 1"], corners: Float[Tensor, "4 B 1 K"]) -> Float[Tensor, "B g K"]:
     """`box_iou` of all pairs, operation by operation, in place; 0 instead of NaN."""
-    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = gt_corners, corners
+    ax1, ay1, ax2, ay2 = gt_corners
+    bx1, by1, bx2, by2 = corners
     inter = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
     inter.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
     union = ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)).sub_(inter)

@@ -8,8 +8,8 @@ Groups are compared, never turned into an offset of the coordinates.
 Without a loop over boxes, and without a sync on a GPU, the definition is a fixed point: keep_j = no kept i before j
 hits j.  Iterated from "all kept" it settles the first box, then the second, ...: row by row in the worst case, a few
 rounds for real boxes.  It runs on blocks of boxes sorted by score; a settled block suppresses what follows it.  The
-CPU, where looking at the data is free, skips most pairs instead (`sweep.py`), unless nearly all of them hit.  The
-Triton kernels do the same on blocks of each group, with one bit for a pair (`minimaskrcnn_kernels/nms.py`).
+CPU, where looking at the data is free, skips most pairs instead (`nms_by_pairs.py`), unless nearly all of them hit.
+The Triton kernels do the same on blocks of each group, with one bit for a pair (`minimaskrcnn_kernels/nms.py`).
 
 Axis letters: B images, N candidates an image, n rows of a block.
 Left out: soft and weighted NMS.
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int64, Integer, Real
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend, use_triton
-from minimaskrcnn.ops.sweep import keep_by_sweep
+from minimaskrcnn.ops.nms_by_pairs import keep_by_pairs
 
 # Boxes in a block: its pairs with all later ones are held at once, B · BLOCK · N numbers a few times over.
 BLOCK = 128
@@ -52,7 +52,8 @@ def batched_nms(
     backend: Backend = "auto",
 ) -> Int64[Tensor, "K"]:
     """`nms` among boxes of equal `idxs` (a class, a level; None: all equal); one list by descending score."""
-    groups, valid = idxs if idxs is None else idxs[None], torch.ones_like(scores, dtype=torch.bool)
+    groups = idxs if idxs is None else idxs[None]
+    valid = torch.ones_like(scores, dtype=torch.bool)
     args = boxes[None], scores[None], groups, valid[None], iou_threshold, len(scores)
     index, kept = nms_padded(*args, backend=backend)
     return index[0, : int(kept.sum())]
@@ -85,7 +86,8 @@ def nms_padded(
     boxes = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
     threshold = _rounded_down(iou_threshold, boxes.dtype)
     order = scores.detach().argsort(dim=1, descending=True, stable=True)
-    boxes, alive = boxes.take_along_dim(order[..., None], 1), valid.gather(1, order)
+    boxes = boxes.take_along_dim(order[..., None], 1)
+    alive = valid.gather(1, order)
     groups = groups if groups is None else groups.long().gather(1, order)
     kept = _keep_by_kernels(boxes, groups, alive, threshold) if use_triton(backend, boxes) else None
     if kept is None:
@@ -126,7 +128,8 @@ def _keep_by_kernels(
     if groups is None:
         return nms_keep(boxes, torch.zeros_like(alive, dtype=torch.int64), alive, threshold)
     groups, by_group = groups.sort(dim=1, stable=True)
-    boxes, alive = boxes.take_along_dim(by_group[..., None], 1), alive.gather(1, by_group)
+    boxes = boxes.take_along_dim(by_group[..., None], 1)
+    alive = alive.gather(1, by_group)
     kept = nms_keep(boxes, groups, alive, threshold)
     return torch.empty_like(kept).scatter_(1, by_group, kept)
 
@@ -158,11 +161,11 @@ def _first(
 def _keep_on_cpu(
     boxes: Float[Tensor, "B N 4"], groups: Int64[Tensor, "B N"], alive: Bool[Tensor, "B N"], threshold: float
 ) -> Bool[Tensor, "B N"] | None:
-    """The candidates of all images in one sweep, each image's groups numbered apart."""
+    """The candidates of all images at once, each image's groups numbered apart."""
     rows = np.flatnonzero(alive.numpy())
     distinct, group = np.unique(groups.flatten().numpy()[rows], return_inverse=True)
     image = rows // max(1, alive.shape[1])
-    survives = keep_by_sweep(boxes.flatten(0, 1).numpy()[rows], image * len(distinct) + group, threshold)
+    survives = keep_by_pairs(boxes.flatten(0, 1).numpy()[rows], image * len(distinct) + group, threshold)
     if survives is None:
         return None
     kept = np.zeros(alive.shape, dtype=bool)
@@ -205,11 +208,13 @@ def _hits(
 
 def _settle(hits: Bool[Tensor, "B n n"], alive: Bool[Tensor, "B n"]) -> Bool[Tensor, "B n"]:
     """Which rows of a block are kept, where hits[b, i, j], i before j, says that i would suppress j."""
-    kept, matrix = alive, hits.float()
+    kept = alive
+    matrix = hits.float()
     # n rounds always suffice.
     for _ in range(hits.shape[-1]):
         suppressed = (kept[:, None].float() @ matrix)[:, 0] > 0
-        previous, kept = kept, alive & ~suppressed
+        previous = kept
+        kept = alive & ~suppressed
         if kept.device.type == "cpu" and torch.equal(previous, kept):
             break
     return kept

@@ -175,7 +175,8 @@ def _resize_matrix(
     first: int, last: int, limit: int, mask: Float[Tensor, "s s"]
 ) -> tuple[slice, Float[Tensor, "visible s"]]:
     """The pixels of first..last that lie in 0..limit - 1, and the weights of the mask's samples at each of them."""
-    samples, length = len(mask), max(last - first + 1, 1)
+    samples = len(mask)
+    length = max(last - first + 1, 1)
     start = min(max(first, 0), limit)
     stop = max(min(last + 1, limit), start)
     pixel = np.arange(start - first, stop - first, dtype=np.float64)
@@ -189,7 +190,8 @@ def _exact_matrix(
     start: float, end: float, limit: int, mask: Float[Tensor, "m m"]
 ) -> tuple[slice, Float[Tensor, "visible m"]]:
     """The pixels of 0..limit - 1 that a sample reaches, and the weights of the samples at their centres."""
-    samples, length = len(mask), end - start
+    samples = len(mask)
+    length = end - start
     if not (0 < length < HUGE and abs(start) < HUGE):
         return slice(0, 0), mask.new_zeros(0, samples)
     # The outermost samples reach half their width beyond the box.

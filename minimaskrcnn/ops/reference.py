@@ -97,7 +97,8 @@ def nms_padded(
         group = None if groups is None else groups[b, rows]
         survivors = rows[nms(boxes[b, rows], scores[b, rows], iou_threshold, group)]
         for place, row in enumerate(survivors.tolist()[:max_keep]):
-            index[b, place], kept[b, place] = row, True
+            index[b, place] = row
+            kept[b, place] = True
     return index, kept
 
 
@@ -142,7 +143,8 @@ def match_boxes(
             highest = max((overlap[g][k] for k in asked), default=0.0)
             for k in asked:
                 if overlap[g][k] > iou[b, k]:
-                    iou[b, k], index[b, k] = overlap[g][k], g
+                    iou[b, k] = overlap[g][k]
+                    index[b, k] = g
                 if overlap[g][k] == highest > 0:
                     best_for_gt[b, k] = True
     return MatchedBoxes(iou, index, best_for_gt)
@@ -194,7 +196,8 @@ def paste_masks_rle(
 
 def run_lengths(bitmap: Bool[Tensor, "h w"]) -> list[int]:
     """How many pixels are background, then foreground, then background, ..., down the columns."""
-    counts, current = [0], False
+    counts = [0]
+    current = False
     for column in bitmap.T.tolist():
         for pixel in column:
             if pixel != current:
@@ -207,5 +210,8 @@ def run_lengths(bitmap: Bool[Tensor, "h w"]) -> list[int]:
 def _grown(box: list[float], factor: float) -> tuple[int, int, int, int]:
     """The box about its centre, `factor` times as large, cut towards zero to integers."""
     x1, y1, x2, y2 = box
-    cx, cy, half_w, half_h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2 * factor, (y2 - y1) / 2 * factor
+    cx = (x1 + x2) / 2
+    cy = (y1 + y2) / 2
+    half_w = (x2 - x1) / 2 * factor
+    half_h = (y2 - y1) / 2 * factor
     return int(cx - half_w), int(cy - half_h), int(cx + half_w), int(cy + half_h)

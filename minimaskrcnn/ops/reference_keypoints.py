@@ -24,7 +24,8 @@ def keypoint_targets(
                 row = size - 1 if y == y2 else math.floor((y - y1) * (1 / (y2 - y1) * size))
                 # Rounding can carry a point just short of the edge over it; such a point does not count.
                 if column < size and row < size:
-                    cells[r, k], counts[r, k] = row * size + column, True
+                    cells[r, k] = row * size + column
+                    counts[r, k] = True
     return cells, counts
 
 
@@ -37,7 +38,8 @@ def keypoint_loss(
 ) -> float:
     """-log softmax over the cells at the target's, summed over what counts in positive rois, over its number."""
     cells, counts = keypoint_targets(keypoints, boxes, logits.shape[-1])
-    total, number = 0.0, 0
+    total = 0.0
+    number = 0
     for r in range(len(logits)):
         for k in range(logits.shape[1]):
             if positive[r] and counts[r, k]:
@@ -54,17 +56,24 @@ def decode_keypoints(
     found = torch.zeros(*logits.shape[:2], 3, dtype=torch.float64)
     scores = torch.zeros(logits.shape[:2], dtype=torch.float64)
     for r, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
-        columns, rows = math.ceil(width), math.ceil(height)
+        width = max(x2 - x1, 1.0)
+        height = max(y2 - y1, 1.0)
+        columns = math.ceil(width)
+        rows = math.ceil(height)
         for k in range(logits.shape[1]):
             plane = logits[r, k].tolist()
-            best, best_row, best_column = -math.inf, 0, 0
+            best = -math.inf
+            best_row = 0
+            best_column = 0
             for row in range(rows):
                 for column in range(columns):
                     value = bicubic(plane, _place(row, rows, len(plane)), _place(column, columns, len(plane)))
                     if value > best:
-                        best, best_row, best_column = value, row, column
-            x, y = x1 + (best_column + 0.5) * width / columns, y1 + (best_row + 0.5) * height / rows
+                        best = value
+                        best_row = row
+                        best_column = column
+            x = x1 + (best_column + 0.5) * width / columns
+            y = y1 + (best_row + 0.5) * height / rows
             found[r, k] = torch.tensor([x, y, 1.0], dtype=torch.float64)
             share = math.exp(best) / sum(math.exp(value) for line in plane for value in line)
             scores[r, k] = share if score == "softmax" else best
@@ -84,7 +93,8 @@ def bicubic(plane: list[list[float]], y: float, x: float) -> float:
 
 def cubic(distance: float) -> float:
     """Weight of a cell at a distance (Keys 1981, with a = -0.75): 1 at 0, 0 at 1 and from 2 on."""
-    a, d = -0.75, abs(distance)
+    a = -0.75
+    d = abs(distance)
     if d <= 1:
         return (a + 2) * d**3 - (a + 3) * d**2 + 1
     return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0

@@ -20,13 +20,18 @@ def bilinear(plane: list[list[float]], y: float, x: float) -> float:
 
     0 beyond one cell outside of the map and in a map without cells; the edge's value within that cell.
     """
-    height, width = len(plane), len(plane[0]) if plane else 0
+    height = len(plane)
+    width = len(plane[0]) if plane else 0
     if not height or not width or y < -1 or y > height or x < -1 or x > width:
         return 0.0
-    y, x = min(max(y, 0.0), height - 1), min(max(x, 0.0), width - 1)
-    top, left = int(y), int(x)
-    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-    fy, fx = y - top, x - left
+    y = min(max(y, 0.0), height - 1)
+    x = min(max(x, 0.0), width - 1)
+    top = int(y)
+    left = int(x)
+    bottom = min(top + 1, height - 1)
+    right = min(left + 1, width - 1)
+    fy = y - top
+    fx = x - left
     upper = (1 - fx) * plane[top][left] + fx * plane[top][right]
     lower = (1 - fx) * plane[bottom][left] + fx * plane[bottom][right]
     return (1 - fy) * upper + fy * lower
@@ -153,7 +158,8 @@ def roi_warp(
     cells = boxes.double().clone()
     for r, (_, *corners) in enumerate(_in_cells(boxes, input, spatial_scale)):
         if all(np.isfinite(corners)):
-            (left, width), (top, height) = _whole_cells(*corners[0::2]), _whole_cells(*corners[1::2])
+            left, width = _whole_cells(*corners[0::2])
+            top, height = _whole_cells(*corners[1::2])
             cells[r, 1:] = torch.tensor([left, top, left + width, top + height])
     return roi_align(input, cells, output_size, 1.0, sampling_ratio, aligned=True, mode=mode)
 
@@ -167,7 +173,8 @@ def _in_cells(boxes: Float[Tensor, "R 5"], input: Tensor, spatial_scale: float) 
 
 def _whole_cells(start: np.floating, end: np.floating) -> tuple[int, int]:
     """The first cell of a box on one axis, and how many there are: at least 1, the last one included."""
-    first, last = _half_away_from_zero(float(start)), _half_away_from_zero(float(end))
+    first = _half_away_from_zero(float(start))
+    last = _half_away_from_zero(float(end))
     return first, max(last - first + 1, 1)
 
 

@@ -1,9 +1,7 @@
 """RoIPool (Fast R-CNN, section 2.1): the largest cell in each bin of a box that is rounded to whole cells.
 
 Rounding happens twice, and is what RoIAlign does away with: the box's corners go to the nearest cells, and a bin
-takes every cell that it covers in part, so neighbouring bins share cells.  torchvision's rules, to the last bit:
-halves are rounded away from zero, the last cell belongs to the box (it is at least one cell long), and all of it is
-computed in the boxes' precision, because float32 decides otherwise than float64 where a bin ends on a cell's border.
+takes every cell that it covers in part (`whole_cells.py`).  `maximum_pooling.py` finds the largest of them.
 
 Axis letters: B images, C channels, H W map, R rois, PH PW bins, K bins of all rois.
 
@@ -17,18 +15,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend, takes, use_triton
-from minimaskrcnn.ops.largest import largest_in_rectangles, scatter
-from minimaskrcnn.ops.roi_align import fpn_levels
+from minimaskrcnn.ops.maximum_pooling import largest_in_rectangles
 from minimaskrcnn.ops.rois import (
+    PoolingRequest,
     as_output,
     bins_of,
     cell_table,
-    check_levels,
-    check_pooling,
+    check_index,
+    level_areas,
     locate,
+    reached_levels,
     rows_and_images,
-    whole_cells,
 )
+from minimaskrcnn.ops.whole_cells import cells_of_bins
 
 
 def roi_pool(
@@ -54,13 +53,14 @@ def roi_pool(
     gradient twice the table's float32 size again, and an int64 for each number of the result.
     """
     rows, image_index = rows_and_images(boxes, input)
-    size = bins_of(output_size)
-    check_pooling([input], rows, image_index, [spatial_scale], validate)
-    if use_triton(backend, input) and takes(input, rows, backend):
-        from minimaskrcnn.ops.triton_rois import roi_pool_by_triton
-
-        return roi_pool_by_triton(input, rows.detach(), image_index, spatial_scale, size)
-    return roi_pool_by_torch(input, rows.detach(), image_index, spatial_scale, size)
+    request = PoolingRequest(
+        features=[input],
+        boxes=rows.detach(),
+        image_index=image_index,
+        output_size=bins_of(output_size),
+        scales=[spatial_scale],
+    )
+    return _pool_cells(request, backend, validate)
 
 
 def multiscale_roi_pool(
@@ -79,101 +79,43 @@ def multiscale_roi_pool(
 
     The kernel reads one map: on a GPU every box is pooled from every level, and its own is kept.
     """
-    check_levels(features, boxes, image_index, strides)
-    size, boxes = bins_of(output_size), boxes.detach()
-    scales = [1 / stride for stride in strides]
-    check_pooling(features, boxes, image_index, scales, validate)
-    level = fpn_levels(boxes, strides, canonical_size, canonical_level)
-    if not (use_triton(backend, features[0]) and takes(features[0], boxes, backend)):
-        return _pool_levels(features, boxes, image_index, level, scales, size)
-    from minimaskrcnn.ops.triton_rois import roi_pool_by_triton
+    request = PoolingRequest(
+        features=features,
+        boxes=boxes.detach(),
+        image_index=image_index,
+        output_size=bins_of(output_size),
+        areas=level_areas(strides, canonical_size, canonical_level),
+        scales=[1 / stride for stride in strides],
+    )
+    return _pool_cells(request, backend, validate)
 
-    pooled = roi_pool_by_triton(features[0], boxes, image_index, scales[0], size)
-    for number, (feature, scale) in enumerate(zip(features[1:], scales[1:]), start=1):
-        there = roi_pool_by_triton(feature, boxes, image_index, scale, size)
-        pooled = torch.where((level == number)[:, None, None, None], there, pooled)
+
+def _pool_cells(request: PoolingRequest, backend: Backend, validate: bool) -> Float[Tensor, "R C PH PW"]:
+    one = request.features[0]
+    check_index(request.image_index, len(one), validate)
+    if use_triton(backend, one) and takes(one, request.boxes, backend):
+        return _pool_by_triton(request)
+    return _pool_by_torch(request)
+
+
+def _pool_by_triton(request: PoolingRequest) -> Float[Tensor, "R C PH PW"]:
+    from minimaskrcnn_kernels.roi_pool import roi_pool as pool_one_map
+
+    level = reached_levels(request.boxes, request.areas)[:, None, None, None]
+    boxes = request.boxes.float()
+    pooled = None
+    for number, (feature, scale) in enumerate(zip(request.features, request.scales)):
+        there, _ = pool_one_map(feature, boxes, request.image_index, scale, *request.output_size)
+        pooled = there if pooled is None else torch.where(level == number, there, pooled)
     return pooled
 
 
-def roi_pool_by_torch(
-    input: Float[Tensor, "B C H W"],
-    boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
-    spatial_scale: float,
-    size: tuple[int, int],
-) -> Float[Tensor, "R C PH PW"]:
-    """`roi_pool` by the torch path."""
-    return _pool_levels([input], boxes, image_index, torch.zeros_like(image_index), [spatial_scale], size)
-
-
-def _pool_levels(
-    features: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
-    level: Int64[Tensor, "R"],
-    scales: Sequence[float],
-    size: tuple[int, int],
-) -> Float[Tensor, "R C PH PW"]:
-    rois = locate(features, boxes, image_index, level, scales)
-    table = cell_table(features)
+def _pool_by_torch(request: PoolingRequest) -> Float[Tensor, "R C PH PW"]:
+    rois = locate(request)
+    table = cell_table(request.features)
+    first, height, width = cells_of_bins(rois.boxes, rois.first, rois.height, rois.width, *request.output_size)
+    bins = request.output_size[0] * request.output_size[1]
+    stride = rois.width.repeat_interleave(bins, output_size=len(first))
     with_element = torch.is_grad_enabled() and table.requires_grad
-    pooled, _ = _roi_pool(table, rois.boxes, rois.first, rois.height, rois.width, *size, with_element)
-    return as_output(pooled, rois, *size, features[0].dtype)
-
-
-def _bins(
-    start: Int64[Tensor, "R"],
-    length: Int64[Tensor, "R"],
-    extent: Int64[Tensor, "R"],
-    bins: int,
-    dtype: torch.dtype,
-) -> tuple[Int64[Tensor, "R P"], Int64[Tensor, "R P"]]:
-    """The first cell of each bin on one axis of a map, and how many cells it has there, computed in `dtype`."""
-    border = torch.arange(bins + 1, device=start.device, dtype=dtype)
-    # A tensor: a GPU multiplies by the reciprocal of a number, which rounds differently.
-    size = length.to(dtype)[:, None] / border.new_full((1,), bins)
-    start, extent = start[:, None], extent[:, None]
-    low = (start + (border[:-1] * size).floor().long()).clamp(min=0).minimum(extent)
-    high = (start + (border[1:] * size).ceil().long()).clamp(min=0).minimum(extent)
-    return low, high - low
-
-
-# A custom op: how many cells a bin has is data.
-@torch.library.custom_op("minimaskrcnn::roi_pool", mutates_args=())
-def _roi_pool(
-    table: Tensor,
-    boxes: Tensor,
-    first: Tensor,
-    height: Tensor,
-    width: Tensor,
-    bins_y: int,
-    bins_x: int,
-    with_element: bool,
-) -> tuple[Tensor, Tensor]:
-    left, top, columns, rows = whole_cells(boxes).unbind(1)
-    y, down = _bins(top, rows, height, bins_y, boxes.dtype)
-    x, across = _bins(left, columns, width, bins_x, boxes.dtype)
-    stride = width[:, None, None].expand(-1, bins_y, bins_x)
-    corner = first[:, None, None] + y[:, :, None] * stride + x[:, None, :]
-    down, across = down[:, :, None].expand_as(corner), across[:, None, :].expand_as(corner)
-    bins = (corner.flatten(), down.flatten(), across.flatten(), stride.flatten())
-    return largest_in_rectangles(table, *bins, with_element)
-
-
-@_roi_pool.register_fake
-def _(table, boxes, first, height, width, bins_y, bins_x, with_element):
-    shape = (len(boxes) * bins_y * bins_x, table.shape[1])
-    return table.new_empty(shape), first.new_empty(shape if with_element else (0, shape[1]))
-
-
-def _setup(ctx, inputs, output):
-    ctx.rows = len(inputs[0])
-    ctx.save_for_backward(output[1])
-
-
-def _backward(ctx, grad, _):
-    (element,) = ctx.saved_tensors
-    return scatter(grad, element, ctx.rows), None, None, None, None, None, None, None
-
-
-_roi_pool.register_autograd(_backward, setup_context=_setup)
+    pooled, _ = largest_in_rectangles(table, first, height, width, stride, with_element)
+    return as_output(pooled, rois, request)

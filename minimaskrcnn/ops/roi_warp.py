@@ -16,8 +16,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend
-from minimaskrcnn.ops.roi_align import level_areas, pool
-from minimaskrcnn.ops.rois import Sampling, bins_of, check_levels, check_mode, rows_and_images
+from minimaskrcnn.ops.roi_align import pool_samples
+from minimaskrcnn.ops.rois import PoolingRequest, bins_of, level_areas, rows_and_images
 
 
 def roi_warp(
@@ -37,8 +37,18 @@ def roi_warp(
     in `roi_align`, errors included.
     """
     rows, image_index = rows_and_images(boxes, input)
-    how = Sampling(bins_of(output_size), sampling_ratio, True, check_mode(mode), quantise=True)
-    return pool([input], rows.detach(), image_index, [spatial_scale], [0.0], how, backend, validate)
+    request = PoolingRequest(
+        features=[input],
+        boxes=rows.detach(),
+        image_index=image_index,
+        output_size=bins_of(output_size),
+        scales=[spatial_scale],
+        sampling_ratio=sampling_ratio,
+        aligned=True,
+        mode=mode,
+        quantise=True,
+    )
+    return pool_samples(request, backend, validate)
 
 
 def multiscale_roi_warp(
@@ -56,8 +66,16 @@ def multiscale_roi_warp(
     validate: bool = False,
 ) -> Float[Tensor, "R C PH PW"]:
     """`roi_warp` of each box on its own level of a feature pyramid, as `multiscale_roi_align` has them."""
-    check_levels(features, boxes, image_index, strides)
-    how = Sampling(bins_of(output_size), sampling_ratio, True, check_mode(mode), quantise=True)
-    areas = level_areas(strides, canonical_size, canonical_level)
-    scales = [1 / stride for stride in strides]
-    return pool(features, boxes.detach(), image_index, scales, areas, how, backend, validate)
+    request = PoolingRequest(
+        features=features,
+        boxes=boxes.detach(),
+        image_index=image_index,
+        output_size=bins_of(output_size),
+        areas=level_areas(strides, canonical_size, canonical_level),
+        scales=[1 / stride for stride in strides],
+        sampling_ratio=sampling_ratio,
+        aligned=True,
+        mode=mode,
+        quantise=True,
+    )
+    return pool_samples(request, backend, validate)

@@ -1,4 +1,4 @@
-"""What RoIAlign, RoIPool and RoIWarp share: boxes in cells of their own map, and all maps as one table of cells.
+"""What RoIAlign, RoIPool and RoIWarp share: the request, boxes in cells of their own map, and one table of all cells.
 
 A table has a row of C numbers for each cell: level by level, image by image, row by row.  That is how a channels_last
 map lies in memory anyway, and a pooled bin needs all channels of a few cells.
@@ -11,6 +11,8 @@ Axis letters: B images, C channels, H W map, L levels, R rois, PH PW bins.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,11 +20,64 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Corners are clamped to this many cells, so that neither they nor sides overflow.
-FARTHEST = 2.0**30
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingRequest:
+    """What is pooled, from where, and how: the one object that every step of a pooling is given.
+
+    Raises ValueError for what does not fit together, a scale that is not finite and an unknown mode, TypeError for a
+    wrong dtype.  Whether the images exist is `check_index`'s question.
+    """
+
+    features: Sequence[Float[Tensor, "B C _ _"]]
+    """L maps, finest first."""
+    boxes: Float[Tensor, "R 4"]
+    """In pixels of the images."""
+    image_index: Int64[Tensor, "R"]
+    output_size: tuple[int, int]
+    """Bins (PH, PW)."""
+    scales: Sequence[float]
+    """Cells a pixel, of each map."""
+    areas: Sequence[float] = (0.0,)
+    """The smallest box that each map is read for, square pixels; the first is not used."""
+    sampling_ratio: int = 0
+    """Samples per bin and axis; 0 or less takes as many as the bin has cells.  RoIPool has no samples."""
+    aligned: bool = False
+    """Shift by half a cell, so that a cell's value lies at its centre."""
+    mode: str = "avg"
+    """The average ("avg") or the largest ("max") of a bin's samples."""
+    quantise: bool = False
+    """Grow each box to whole cells first (RoIWarp)."""
+
+    def __post_init__(self) -> None:
+        if not self.features or len(self.features) != len(self.scales):
+            given = f"{len(self.features)} maps, scales {list(self.scales)}"
+            raise ValueError(f"{given}: expected a stride for each map, and with it a scale")
+        one = self.features[0]
+        boxes = self.boxes
+        image_index = self.image_index
+        if any(f.ndim != 4 or f.shape[:2] != one.shape[:2] for f in self.features):
+            shapes = [tuple(f.shape) for f in self.features]
+            raise ValueError(f"features {shapes}: expected [B, C, H, W], the same B and C on all levels")
+        if boxes.shape != (len(image_index), 4) or image_index.ndim != 1:
+            shapes = f"boxes {tuple(boxes.shape)}, image_index {tuple(image_index.shape)}"
+            raise ValueError(f"{shapes}: expected [R, 4] and [R]")
+        if not one.is_floating_point() or not boxes.is_floating_point():
+            raise TypeError(f"features {one.dtype}, boxes {boxes.dtype}: expected floating point")
+        if image_index.dtype != torch.int64:
+            raise TypeError(f"image_index {image_index.dtype}: expected int64")
+        if any(f.dtype != one.dtype for f in self.features):
+            raise ValueError(f"features {[f.dtype for f in self.features]}: expected one dtype")
+        if any(t.device != one.device for t in (*self.features, boxes, image_index)):
+            places = f"{[str(f.device) for f in self.features]}, boxes on {boxes.device}"
+            raise ValueError(f"features on {places}, image_index on {image_index.device}: expected one device")
+        if not all(math.isfinite(scale) for scale in self.scales):
+            raise ValueError(f"scales {list(self.scales)}: expected finite numbers")
+        if self.mode not in ("avg", "max"):
+            raise ValueError(f"mode {self.mode!r}: expected 'avg' or 'max'")
 
 
-class Rois(NamedTuple):
+class BoxesInCells(NamedTuple):
     """Boxes in cells of their own map, and where that map lies in the table."""
 
     boxes: Float[Tensor, "R 4"]
@@ -34,21 +89,10 @@ class Rois(NamedTuple):
     """Which rows can be pooled; None where all of them can."""
 
 
-class Sampling(NamedTuple):
-    """How boxes are pooled: `size` (PH, PW), samples per bin and axis (0 or less: adaptive), and the rest."""
-
-    size: tuple[int, int]
-    ratio: int
-    aligned: bool
-    mode: str
-    quantise: bool = False
-    """Grow each box to whole cells first (RoIWarp)."""
-
-
 def rows_and_images(
     boxes: Float[Tensor, "R 5"] | Sequence[Float[Tensor, "_ 4"]], input: Float[Tensor, "B C H W"]
 ) -> tuple[Float[Tensor, "R 4"], Int64[Tensor, "R"]]:
-    """torchvision's two forms of boxes, as coordinates and image indices."""
+    """torchvision's two forms of boxes, as coordinates and image indices; ValueError for any other shape."""
     if isinstance(boxes, Tensor):
         if boxes.ndim != 2 or boxes.shape[1] != 5:
             raise ValueError(f"boxes {tuple(boxes.shape)}: expected [R, 5] of (image index, x1, y1, x2, y2)")
@@ -62,6 +106,16 @@ def rows_and_images(
     return torch.cat(list(boxes)), torch.cat(image_index)
 
 
+def bins_of(output_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(PH, PW) of an output size; TypeError unless it is one or two integers, ValueError unless both are above 0."""
+    size = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+    if len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise TypeError(f"output_size {output_size}: expected an integer or two")
+    if min(size) <= 0:
+        raise ValueError(f"output_size {output_size}: expected numbers above 0")
+    return size[0], size[1]
+
+
 def check_index(index: Int64[Tensor, "R"], count: int, validate: bool = False) -> None:
     """Raise ValueError for an index outside of 0..count - 1, where looking is free or asked for."""
     if torch.compiler.is_compiling() or not (validate or index.device.type == "cpu"):
@@ -73,103 +127,61 @@ def check_index(index: Int64[Tensor, "R"], count: int, validate: bool = False) -
         )
 
 
-def bins_of(output_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(PH, PW) of an output size; TypeError unless it is one or two integers, ValueError unless both are above 0."""
-    size = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
-    if len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise TypeError(f"output_size {output_size}: expected an integer or two")
-    height, width = size
-    if height <= 0 or width <= 0:
-        raise ValueError(f"output_size {output_size}: expected numbers above 0")
-    return height, width
-
-
-def check_mode(mode: str) -> str:
-    """`mode`; ValueError unless it is "avg" or "max"."""
-    if mode not in ("avg", "max"):
-        raise ValueError(f"mode {mode!r}: expected 'avg' or 'max'")
-    return mode
-
-
-def check_pooling(
-    features: Sequence[Float[Tensor, "B C _ _"]],
+def fpn_levels(
     boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
-    scales: Sequence[float],
-    validate: bool = False,
-) -> None:
-    """TypeError for features or boxes that are not floating point, ValueError for those that do not fit together and,
-    where `check_index` may look, for an unknown image."""
-    one = features[0]
-    if any(f.ndim != 4 or f.shape[:2] != one.shape[:2] for f in features):
-        shapes = [tuple(f.shape) for f in features]
-        raise ValueError(f"features {shapes}: expected [B, C, H, W], the same B and C on all levels")
-    if any(f.dtype != one.dtype or f.device != one.device for f in features):
-        kinds = [f"{f.dtype} on {f.device}" for f in features]
-        raise ValueError(f"features {kinds}: expected one dtype and one device")
-    if not one.is_floating_point() or not boxes.is_floating_point():
-        raise TypeError(f"features {one.dtype}, boxes {boxes.dtype}: expected floating point")
-    if boxes.shape != (len(image_index), 4) or image_index.ndim != 1:
-        raise ValueError(
-            f"boxes {tuple(boxes.shape)}, image_index {tuple(image_index.shape)}: expected [R, 4] and [R]"
-        )
-    if image_index.dtype != torch.int64:
-        raise TypeError(f"image_index {image_index.dtype}: expected int64")
-    if boxes.device != one.device or image_index.device != one.device:
-        raise ValueError(
-            f"features on {one.device}, boxes on {boxes.device}, image_index on {image_index.device}: "
-            f"expected one device"
-        )
-    if not all(math.isfinite(scale) for scale in scales):
-        raise ValueError(f"scales {list(scales)}: expected finite numbers")
-    check_index(image_index, len(one), validate)
-
-
-def check_levels(
-    features: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
     strides: Sequence[int | float],
-) -> None:
-    """ValueError unless there is a stride for each map and an image for each box."""
-    if not features or len(features) != len(strides) or boxes.shape != (len(image_index), 4):
-        raise ValueError(
-            f"{len(features)} maps, strides {list(strides)}, boxes {tuple(boxes.shape)}, image_index "
-            f"{tuple(image_index.shape)}: expected a stride for each map and an image for each box"
-        )
+    canonical_size: float = 224.0,
+    canonical_level: int = 4,
+) -> Int64[Tensor, "R"]:
+    """Equation 1 of the FPN paper, k = floor(4 + log2(sqrt(area) / 224)), as an index into `strides`.
 
-
-def locate(
-    features: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "R 4"],
-    image_index: Int64[Tensor, "R"],
-    level: Int64[Tensor, "R"],
-    scales: Sequence[float],
-) -> Rois:
-    """`boxes` in pixels of images, each with its image and its level, in cells of that level's map.
-
-    float32, or float64 where boxes or features are.  All of it has passed `check_pooling`.
+    Level k has stride 2^k.  The result is clamped to the levels there are; an inverted box has no size: the finest.
+    Raises ValueError unless strides are above 0 and each is twice the one before.
     """
-    dtype = torch.promote_types(torch.promote_types(features[0].dtype, boxes.dtype), torch.float32)
-    maps, first = [], 0
-    for feature in features:
-        images, _, height, width = with_a_cell(feature).shape
-        maps.append((first, height, width))
-        first += images * height * width
-    first, height, width = _constants(maps, image_index)[level].unbind(1)
-    first = first + image_index.clamp(0, max(len(features[0]), 1) - 1) * height * width
-    cells = boxes.to(dtype)
-    cells = cells * _constants([scales], cells)[0, level, None]
-    known = _known(image_index, len(features[0]), cells)
-    if known is not None:
-        cells = torch.where(known[:, None], cells, 0)
-    return Rois(cells, first, height, width, known)
+    return reached_levels(boxes, level_areas(strides, canonical_size, canonical_level))
 
 
-def quantised(rois: Rois) -> Rois:
-    """Each box grown to the whole cells that RoIPool reads: cell i covers i..i + 1."""
-    corner, size = whole_cells(rois.boxes.detach()).split(2, 1)
-    return rois._replace(boxes=torch.cat([corner, corner + size], 1).to(rois.boxes.dtype))
+def level_areas(strides: Sequence[int | float], canonical_size: float, canonical_level: int) -> list[float]:
+    """The smallest area of each level's boxes: `fpn_levels` without a logarithm, so with the same bits everywhere.
+
+    1e-6 of a level keeps a box of exactly 224 pixels from falling a level short.  The finest level's is not used.
+    """
+    twice = all(coarse == 2 * fine for fine, coarse in pairwise(strides))
+    if not twice or not all(stride > 0 for stride in strides):
+        raise ValueError(f"strides {list(strides)}: expected each to be twice the one before")
+    finest = round(math.log2(strides[0])) - canonical_level if strides else 0
+    return [(canonical_size * 2 ** (finest + i - 1e-6)) ** 2 for i in range(len(strides))]
+
+
+def reached_levels(boxes: Float[Tensor, "R 4"], areas: Sequence[float]) -> Int64[Tensor, "R"]:
+    """How many of `areas`, after the first, each box reaches."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    level = torch.zeros_like(area, dtype=torch.int64)
+    for smallest in areas[1:]:
+        level = level + (area >= smallest)
+    return level
+
+
+def locate(request: PoolingRequest) -> BoxesInCells:
+    """The boxes in cells, each of its own level's map: float32, or float64 where boxes or features are."""
+    image_index = request.image_index
+    images = len(request.features[0])
+    shapes = []
+    rows = 0
+    for count, _, height, width in (with_a_cell(feature).shape for feature in request.features):
+        shapes.append((rows, height, width))
+        rows += count * height * width
+    level = reached_levels(request.boxes.detach(), request.areas)
+    first, height, width = _constants(shapes, image_index)[level].unbind(1)
+    first = first + image_index.clamp(0, max(images, 1) - 1) * height * width
+    dtype = torch.promote_types(request.features[0].dtype, request.boxes.dtype)
+    cells = request.boxes.to(torch.promote_types(dtype, torch.float32))
+    cells = cells * _constants([request.scales], cells)[0, level, None]
+    finite = (cells[:, 2:] - cells[:, :2]).detach().isfinite().all(1)
+    known = (image_index >= 0) & (image_index < images) & finite
+    if known.device.type == "cpu" and not torch.compiler.is_compiling() and known.all():
+        return BoxesInCells(cells, first, height, width, None)
+    return BoxesInCells(torch.where(known[:, None], cells, 0), first, height, width, known)
 
 
 def cell_table(features: Sequence[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "cells C"]:
@@ -180,11 +192,12 @@ def cell_table(features: Sequence[Float[Tensor, "B C _ _"]]) -> Float[Tensor, "c
 
 
 def as_output(
-    pooled: Float[Tensor, "K C"], rois: Rois, height: int, width: int, dtype: torch.dtype
+    pooled: Float[Tensor, "K C"], located: BoxesInCells, request: PoolingRequest
 ) -> Float[Tensor, "R C PH PW"]:
     """One row per bin as the result of a pooling: channels-last in memory, NaN where a roi is not known."""
-    grid = pooled.view(len(rois.boxes), height, width, pooled.shape[1]).permute(0, 3, 1, 2).to(dtype)
-    return grid if rois.known is None else torch.where(rois.known[:, None, None, None], grid, torch.nan)
+    grid = pooled.view(len(located.boxes), *request.output_size, pooled.shape[1])
+    grid = grid.permute(0, 3, 1, 2).to(request.features[0].dtype)
+    return grid if located.known is None else torch.where(located.known[:, None, None, None], grid, torch.nan)
 
 
 def with_a_cell(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B1 C H1 W1"]:
@@ -195,36 +208,6 @@ def with_a_cell(feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B1 C H1 W1"
     return pad(feature, (0, int(not width), 0, int(not height), 0, 0, 0, int(not images)))
 
 
-def _known(
-    image_index: Int64[Tensor, "R"], count: int, cells: Float[Tensor, "R 4"]
-) -> Bool[Tensor, "R"] | None:
-    """Which rows have an image and a box of finite corners and sides."""
-    finite = (cells[:, 2:] - cells[:, :2]).detach().isfinite().all(1)
-    known = (image_index >= 0) & (image_index < count) & finite
-    if known.device.type == "cpu" and not torch.compiler.is_compiling() and known.all():
-        return None
-    return known
-
-
 def _constants(rows: Sequence[Sequence[int | float]], like: Tensor) -> Tensor:
     """Numbers as a tensor, by fills: a copy from the host would sync a GPU."""
     return torch.stack([torch.stack([like.new_full((), x) for x in row]) for row in rows])
-
-
-# A custom op: no compiler may contract or reorder its rounding.
-@torch.library.custom_op("minimaskrcnn::whole_cells", mutates_args=())
-def whole_cells(boxes: Tensor) -> Tensor:
-    """The cells of boxes [R, 4]: int64 (left, top, columns, rows), at least one of each, the last one included."""
-    corners = _half_away_from_zero(boxes.clamp(-FARTHEST, FARTHEST)).long()
-    return torch.cat([corners[:, :2], (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)], 1)
-
-
-@whole_cells.register_fake
-def _(boxes):
-    return boxes.new_empty(boxes.shape, dtype=torch.int64)
-
-
-def _half_away_from_zero(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """C's `round`.  torch's takes halves to even numbers; floor(x + 0.5) is wrong next to a half."""
-    whole = x.trunc()
-    return whole + ((x - whole).abs() >= 0.5) * x.sign()

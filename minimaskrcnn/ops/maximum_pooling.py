@@ -23,18 +23,17 @@ CHUNK = 2**20
 ROW_BITS = 2**29 - 1
 
 
+# A custom op: how many cells a rectangle has is data.
+@torch.library.custom_op("minimaskrcnn::largest_in_rectangles", mutates_args=())
 def largest_in_rectangles(
-    table: Float[Tensor, "T C"],
-    first: Int64[Tensor, "K"],
-    height: Int64[Tensor, "K"],
-    width: Int64[Tensor, "K"],
-    stride: Int64[Tensor, "K"],
-    with_element: bool,
-) -> tuple[Float[Tensor, "K C"], Int64[Tensor, "K_or_0 C"]]:
+    table: Tensor, first: Tensor, height: Tensor, width: Tensor, stride: Tensor, with_element: bool
+) -> tuple[Tensor, Tensor]:
     """The largest of the rows first + i · stride + j, i < height and j < width, column by column; 0 of none.
 
-    With `with_element` also its place in the flattened table, T · C where there is none; otherwise no rows.  Memory
-    beyond the results: the table once, twice more for its keys, and a chunk.  A host sync a chunk: sizes are data.
+    `table` is [T, C]; `first`, `height`, `width` and `stride` are int64 [K]; the result is [K, C].  `with_element`
+    adds its place in the flattened table, int64 [K, C], T · C where there is none; otherwise no rows, no gradient.
+    Memory beyond the results: the table once, twice more for its keys, and a chunk.  A host sync a chunk: sizes are
+    data.
     """
     rows, columns = table.shape
     value = table.new_empty(len(first), columns)
@@ -45,7 +44,8 @@ def largest_in_rectangles(
     on_cpu = table.device.type == "cpu"
     by_product = on_cpu and (not with_element or (table.dtype == torch.float32 and rows <= ROW_BITS))
     keys = _keys(table) if by_product and with_element else None
-    chunk, area = (CHUNK if on_cpu else 64 * CHUNK), height * width
+    chunk = CHUNK if on_cpu else 64 * CHUNK
+    area = height * width
     step = max(1, min(chunk // columns, 8 * chunk // max(1, int(area.max()))))
     for start in range(0, len(first), step):
         here = slice(start, start + step)
@@ -62,6 +62,24 @@ def largest_in_rectangles(
     if with_element:
         element.masked_fill_((area == 0)[:, None], rows * columns)
     return value, element
+
+
+@largest_in_rectangles.register_fake
+def _(table, first, height, width, stride, with_element):
+    shape = (len(first), table.shape[1])
+    return table.new_empty(shape), first.new_empty(shape if with_element else (0, shape[1]))
+
+
+def _largest_setup(ctx, inputs, output):
+    ctx.rows = len(inputs[0])
+    ctx.save_for_backward(output[1])
+
+
+def _largest_backward(ctx, grad, _):
+    return scatter(grad, *ctx.saved_tensors, ctx.rows), None, None, None, None, None
+
+
+largest_in_rectangles.register_autograd(_largest_backward, setup_context=_largest_setup)
 
 
 def _cells(
@@ -87,7 +105,8 @@ def _product(
     table: Float[Tensor, "T C"], row: Int64[Tensor, "E"], offsets: Int64[Tensor, "K_and_1"]
 ) -> Float[Tensor, "K C"]:
     """The maximum of the rows in each bag; 0 for an empty one."""
-    shape, ones = (len(offsets) - 1, len(table)), table.new_ones(len(row))
+    shape = (len(offsets) - 1, len(table))
+    ones = table.new_ones(len(row))
     with warnings.catch_warnings():
         # torch says once that sparse rows are in beta.
         warnings.simplefilter("ignore", UserWarning)

@@ -33,14 +33,15 @@ class _Sorted(NamedTuple):
     end: Int64[np.ndarray, "M"]  # the first that begins beyond its reach
 
 
-def keep_by_sweep(
+def keep_by_pairs(
     boxes: Float[np.ndarray, "M 4"], group: Int64[np.ndarray, "M"], threshold: float
 ) -> Bool[np.ndarray, "M"] | None:
     """Which boxes survive those before them in their group; None where more than MAX_HITS pairs hit.
 
     `group` counts from 0; `threshold` ≥ 0 is a number of the boxes' dtype.
     """
-    pairs, count = [np.zeros((2, 0), np.int64)], 0
+    pairs = [np.zeros((2, 0), np.int64)]
+    count = 0
     with np.errstate(all="ignore"):
         boxes_by_x = _sort(boxes, group, threshold)
         for hits in _hits(boxes_by_x, threshold):
@@ -57,9 +58,11 @@ def _sort(boxes: Float[np.ndarray, "M 4"], group: Int64[np.ndarray, "M"], thresh
     # 1e-5 covers the rounding of a float32 IoU, about 4e-7.
     x2 = x1 + (boxes[:, 2] - x1) * (1 - threshold + 1e-5)
     # A box with a coordinate that is not finite hits nothing: it may stand anywhere.
-    x1, x2 = _finite(x1), _finite(x2)
+    x1 = _finite(x1)
+    x2 = _finite(x2)
     span = x2.max(initial=0) - x1.min(initial=0) + 1
-    key, reach = group * span + x1, group * span + x2
+    key = group * span + x1
+    reach = group * span + x2
     order = key.argsort()
     end = np.searchsorted(key[order], reach[order], side="right")
     return _Sorted(np.ascontiguousarray(boxes[order].T), group[order], order, end)
@@ -88,7 +91,9 @@ def _hits(boxes: _Sorted, threshold: float) -> Iterator[Int64[np.ndarray, "2 E"]
         # Two proper boxes have a union above 0; all others give 0, -0 or NaN.
         inter /= union
         i, j = np.divmod(np.flatnonzero(inter > threshold), cols.stop - start)
-        i, j = i[j > i] + start, j[j > i] + start
+        later = j > i
+        i = i[later] + start
+        j = j[later] + start
         yield order[np.stack([i, j])[:, group[i] == group[j]]]
 
 

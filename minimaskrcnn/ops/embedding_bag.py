@@ -51,7 +51,8 @@ def _(table, weight, row, offsets):
 
 def _bags_backward(ctx, grad):
     table, weight, row, offsets = ctx.saved_tensors
-    grad, bag = grad.contiguous(), _bag_of_entries(offsets, len(row))
+    grad = grad.contiguous()
+    bag = _bag_of_entries(offsets, len(row))
     d_table = _transposed(grad, weight, row, bag, len(table)) if ctx.needs_input_grad[0] else None
     d_weight = _dots(grad, table, bag, row, offsets) if ctx.needs_input_grad[1] else None
     return d_table, d_weight, None, None
@@ -61,7 +62,8 @@ def _bags_backward(ctx, grad):
 def _dots(left: Tensor, table: Tensor, bag: Tensor, row: Tensor, offsets: Tensor) -> Tensor:
     """out[e] = left[bag[e]] · table[row[e]]; `offsets` are those of the bags, for the derivative."""
     step = max(1, (CHUNK if left.device.type == "cpu" else 64 * CHUNK) // max(1, table.shape[1]))
-    ones, parts = table.new_ones(table.shape[1]), []
+    ones = table.new_ones(table.shape[1])
+    parts = []
     with torch.autocast(left.device.type, enabled=False):
         for bags, rows in zip(bag.split(step), row.split(step)):
             # index_select: brackets took 4 times as long.  A product with ones: a sum took twice as long.
