@@ -53,7 +53,8 @@ def to_results(
         for box, label, score in zip(boxes, detection["labels"].tolist(), detection["scores"].tolist())
     ]
     if "mask_probs" in detection:
-        probs, corners = detection["mask_probs"].float(), detection["boxes"].float()
+        probs = detection["mask_probs"].float()
+        corners = detection["boxes"].float()
         codes = paste_masks_rle(probs, corners, image_size, exact=exact_paste)
         for result, code in zip(results, codes):
             result["segmentation"] = code
@@ -206,7 +207,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def format_metrics(metrics: Metrics) -> str:
     """A table, one row a kind; COCO's customary percent to one decimal.  Keypoints have a heading of their own."""
-    rows, heading = [], None
+    rows = []
+    heading = None
     for kind, values in metrics.items():
         if tuple(values) != heading:
             heading = tuple(values)
