@@ -18,6 +18,7 @@ from jaxtyping import Float
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from minimaskrcnn.data.keypoints import SKELETON
 from minimaskrcnn.data.transforms import Sample
 from minimaskrcnn.ops.paste import paste_masks
 
@@ -29,10 +30,6 @@ PALETTE = (  # Okabe and Ito's, without black; ordered so that neighbours in the
     (204, 121, 167),  # reddish purple
     (240, 228, 66),  # yellow
     (0, 114, 178),  # blue
-)
-SKELETON = (  # COCO's, as pairs of keypoints counted from 0
-    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
-    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 )
 LEGIBLE = 480  # pixels: pictures with a shorter longer side are enlarged by a whole factor
 TINT = 0.4  # opacity of a mask

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
+from minimaskrcnn.data.keypoints import KEYPOINT_NAMES
 from minimaskrcnn.data.toybox.backdrop import (
     BACKDROP_PAIRS,
     HAIR_COLOURS,
@@ -19,7 +20,7 @@ from minimaskrcnn.data.toybox.backdrop import (
 from minimaskrcnn.data.toybox.coco_masks import bounding_box, segmentation, signed_area, trace_borders
 from minimaskrcnn.data.toybox.layout import Layer, ToyboxConfig, centred, recognisable, visible_masks
 from minimaskrcnn.data.toybox.people import draw_person, dress
-from minimaskrcnn.data.toybox.poses import KEYPOINT_NAMES, draw_pose
+from minimaskrcnn.data.toybox.poses import draw_pose
 from minimaskrcnn.data.toybox.scenes import paint
 from minimaskrcnn.data.toybox.shapes import FIGURES, Brush, draw_figure
 

@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 from minimaskrcnn import cli
 from minimaskrcnn.engine import ablation_run
 from minimaskrcnn.engine.ablation_report import (
-    draw_figure,
     drawn_columns,
     half_range,
     markdown,
     mean,
     ours_text,
+    save_figure,
 )
 from minimaskrcnn.engine.ablation_run import Job, run_jobs
 from minimaskrcnn.engine.ablations import TABLES, Row, Table, of, unchanged
@@ -389,7 +389,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setattr(
         figure.Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))
     )
-    draw_figure(REPORT, tmp_path / "figure.png")
+    save_figure(REPORT, tmp_path / "figure.png")
     return kept[0]
 
 

@@ -71,7 +71,7 @@ def percent(value: float | None, factor: float = 100) -> str:
 # ---- figure
 
 
-def draw_figure(report: Report, path: Path) -> None:
+def save_figure(report: Report, path: Path) -> None:
     """Two panels as a picture file: ours, a dot a seed and a bar at the mean, and the paper's numbers.
 
     ModuleNotFoundError, with the remedy, without matplotlib.

@@ -30,11 +30,11 @@ from minimaskrcnn import __version__
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ensure_toybox
-from minimaskrcnn.engine.ablation_report import draw_figure, half_range, markdown, mean
+from minimaskrcnn.engine.ablation_report import half_range, markdown, mean, save_figure
 from minimaskrcnn.engine.ablations import TABLES, Row, Table
 from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
 from minimaskrcnn.engine.recipes import cpu_precision
-from minimaskrcnn.engine.settings import differences, lasting_settings
+from minimaskrcnn.engine.settings import differences, shared_settings
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.weights import CategoryName
@@ -120,7 +120,7 @@ def claim(job: Job) -> None:
     file = job.folder / "run.json"
     settings = {
         "network": asdict(job.config),
-        "training": lasting_settings(job.training),
+        "training": shared_settings(job.training),
         "scenes": _read(job.scenes / "toybox.json"),
         "version": __version__,
     }
@@ -298,7 +298,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     print(text)
     print(f"Written: {folder / 'table.json'}, {folder / 'table.md'}")
     try:
-        draw_figure(report, folder / "figure.png")
+        save_figure(report, folder / "figure.png")
     except ModuleNotFoundError as error:
         print(f"No figure: {error}")
     else:

@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
+from minimaskrcnn.data.segmentation import unpack_runs
+
 Array = np.ndarray
-Segmentation = list[list[int]] | dict[str, list[int] | str]
+EncodedMask = list[list[int]] | dict[str, list[int] | str]
 
 
 def bounding_box(mask: Bool[Array, "h w"]) -> list[float]:
@@ -36,12 +38,7 @@ def border_headings(mask: Bool[Array, "h w"]) -> dict[int, int]:
     ne = inside[:-1, 1:]
     sw = inside[1:, :-1]
     se = inside[1:, 1:]
-    bits = (
-        (se & ~ne) * np.uint8(1)
-        + (sw & ~se) * np.uint8(2)
-        + (nw & ~sw) * np.uint8(4)
-        + (ne & ~nw) * np.uint8(8)
-    )
+    bits = (se & ~ne) * 1 + (sw & ~se) * 2 + (nw & ~sw) * 4 + (ne & ~nw) * 8
     corners = np.flatnonzero(bits)
     return dict(zip(corners.tolist(), bits.ravel()[corners].tolist()))
 
@@ -77,14 +74,7 @@ def signed_area(loop: list[int]) -> float:
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
 
 
-def run_lengths(mask: Bool[Array, "h w"]) -> list[int]:
-    """COCO's uncompressed counts: lengths of the runs down the columns, zeros first."""
-    flat = mask.ravel(order="F")
-    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    return ([0] if flat[0] else []) + np.diff(bounds).tolist()
-
-
-def segmentation(mask: Bool[Array, "h w"], *, polygons: bool, compressed: bool) -> Segmentation:
+def segmentation(mask: Bool[Array, "h w"], *, polygons: bool, compressed: bool) -> EncodedMask:
     """A mask in one of COCO's three forms: polygons if asked for and the mask has no hole, otherwise RLE.
 
     Raises ValueError for an empty mask, which COCO has no annotation for.
@@ -94,7 +84,6 @@ def segmentation(mask: Bool[Array, "h w"], *, polygons: bool, compressed: bool) 
     loops = trace_borders(mask) if polygons else []
     if polygons and all(signed_area(loop) > 0 for loop in loops):
         return loops
-    if compressed:
-        code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        return {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
-    return {"size": list(mask.shape), "counts": run_lengths(mask)}
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    counts = code.decode("ascii") if compressed else unpack_runs(code).tolist()
+    return {"size": list(mask.shape), "counts": counts}

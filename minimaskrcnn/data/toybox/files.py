@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -16,9 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from minimaskrcnn.data.keypoints import KEYPOINT_NAMES, SKELETON
 from minimaskrcnn.data.toybox.coco_masks import bounding_box
 from minimaskrcnn.data.toybox.layout import CATEGORIES, PERSON, ToyboxConfig
-from minimaskrcnn.data.toybox.poses import KEYPOINT_NAMES, SKELETON
 from minimaskrcnn.data.toybox.scenes import SceneObject, make_scene
 
 FORMAT_VERSION = 2  # part of the stamp: to be raised whenever the same arguments give other bytes
@@ -52,7 +53,9 @@ def each_scene(write: partial, num_images: int, workers: int) -> Iterator[tuple[
         yield from map(write, range(num_images))
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process whose torch runs threads can hang
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # A terminal sends Ctrl-C to all of its processes: this one answers it.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore) as pool:
         yield from pool.map(write, range(num_images), chunksize=16)
 
 
@@ -78,7 +81,7 @@ def coco_tables(scenes: Iterable[tuple[dict, list[dict]]], split: str) -> tuple[
     person = {
         **CATEGORIES[0],
         "keypoints": list(KEYPOINT_NAMES),
-        "skeleton": [list(pair) for pair in SKELETON],
+        "skeleton": [[start + 1, end + 1] for start, end in SKELETON],
     }
     return (
         {**common, "annotations": instances, "categories": list(CATEGORIES)},
@@ -103,8 +106,8 @@ def write_toybox(
     unfinished.mkdir(parents=True)
     write = partial(write_scene, config, zlib.crc32(f"{seed}/{split}".encode()), unfinished)
     instances, people = coco_tables(each_scene(write, num_images, workers), split)
-    write_json(root / "annotations" / f"instances_{split}.json", instances)
-    write_json(root / "annotations" / f"person_keypoints_{split}.json", people)
+    _write_json(root / "annotations" / f"instances_{split}.json", instances)
+    _write_json(root / "annotations" / f"person_keypoints_{split}.json", people)
     os.replace(unfinished, folder)
 
 
@@ -141,14 +144,14 @@ def ensure_toybox(
         ("val", val_images, config),
     ):
         write_toybox(unfinished, split=split, num_images=count, seed=seed, config=scenes, workers=workers)
-    write_json(unfinished / "toybox.json", stamp)
+    _write_json(unfinished / "toybox.json", stamp)
     if root.exists():
         shutil.rmtree(root)
     os.replace(unfinished, root)
     return root
 
 
-def write_json(path: Path, content: object) -> None:
+def _write_json(path: Path, content: object) -> None:
     """Write through a temporary name, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from minimaskrcnn.data.toybox.backdrop import backdrop
-from minimaskrcnn.data.toybox.coco_masks import Segmentation, segmentation
+from minimaskrcnn.data.toybox.coco_masks import EncodedMask, segmentation
 from minimaskrcnn.data.toybox.layout import Layer, ToyboxConfig, arrange, draw_palette, visible_masks
 from minimaskrcnn.data.toybox.shapes import Brush
 
@@ -26,7 +26,7 @@ class SceneObject:
     category_id: int
     mask: Bool[Array, "h w"]  # what is visible
     whole: Bool[Array, "h w"]  # the same as if nothing lay over it; the picture's border still cuts it
-    segmentation: Segmentation  # the mask as COCO stores it
+    segmentation: EncodedMask  # the mask as COCO stores it
     keypoints: Int[Array, "17 3"]  # (x, y, v); all 0 for figures, crowds and people of the small band
     iscrowd: bool
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Int
 Array = np.ndarray
 Distance = Callable[[Array, Array], Array]
 INK = np.array([0.13, 0.14, 0.22], np.float32)
-PAPER = np.array([1.0, 0.98, 0.94], np.float32)
+CREAM = np.array([1.0, 0.98, 0.94], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,8 @@ class Sprite:
     rgb: Float32[Array, "h w 3"]  # premultiplied
     alpha: Float32[Array, "h w"]
     shadow: Float32[Array, "h w"]
-    keypoints: Int[Array, "17 3"] | None = (
-        None  # (x, y, v) in the window; v is 1 where the body hides the joint
-    )
+    # (x, y, v) in the window; v is 1 where the body hides the joint
+    keypoints: Int[Array, "17 3"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +205,10 @@ def draw_figure(
     u = (cos * x + sin * y) / np.float32(scale * stretch)
     v = (cos * y - sin * x) / np.float32(scale / stretch)
     d = distance(u, v) * np.float32(scale)
-    tint = PAPER if colour.mean() < 0.72 else INK
+    tint = CREAM if colour.mean() < 0.72 else INK
     rgb = mix(colour, tint, 0.24 * pattern(rng, u, v, scale))
     if rng.random() < 0.35:
-        rim = mix(colour, INK if rng.random() < 0.7 else PAPER, 0.38)
+        rim = mix(colour, INK if rng.random() < 0.7 else CREAM, 0.38)
         rgb = mix(rgb, rim, np.clip(d + 0.5 + max(1.0, 0.11 * scale), 0, 1))
     shade = (x * brush.light[0] + y * brush.light[1]) / (scale * 1.2)
     rgb = mix(rgb, mix(colour, INK, 0.55), np.clip(0.10 + 0.13 * shade, 0, 0.3))
