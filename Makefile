@@ -1,5 +1,6 @@
 # make demo   train a small Mask R-CNN from scratch on generated scenes, see its AP and its pictures
 # make test   the linter and the tests
+# make bench-ops       our speed; bench-model, bench-kernels and bench-demo as well.  Options: ARGS="--repeats 3"
 # make lessons         open the course in JupyterLab;  lessons-build, lessons-execute, book, lessons-check: see lessons/
 # TORCH_INDEX names another index for torch, for example that of its CPU builds (see README); it is remembered in
 # .venv, so that torchvision comes from where torch came from.
@@ -12,7 +13,8 @@ TORCH_INDEX ?= $(shell cat $(VENV)/.torch_index 2> /dev/null)
 # Two processes: each wants a core and up to 2 GB.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test test-broken test-slow lint clean lessons lessons-build lessons-execute book lessons-check
+BENCHES := bench-ops bench-model bench-kernels bench-demo
+.PHONY: demo test test-broken test-slow lint clean $(BENCHES) lessons lessons-build lessons-execute book lessons-check
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m minimaskrcnn demo --out $(OUT)
@@ -59,6 +61,12 @@ book: $(VENV)/.teach
 # Executes every edition, grades, builds the book from what was executed, and drives a browser where there is one.
 lessons-check: $(VENV)/.dev
 	JAXTYPING_DISABLE=1 $(BIN)/python -m pytest -q -m lessons
+
+bench-ops bench-model bench-demo: bench-%: $(VENV)/.dev
+	$(BIN)/python kernels/bench/$*.py $(ARGS)
+
+bench-kernels: $(VENV)/.dev
+	$(BIN)/python kernels/bench/gpu_kernels.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

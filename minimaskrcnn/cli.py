@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, demo, ablate, data, bench.
+"""The command line: train, evaluate, predict, demo, ablate, data.
 
 Its flags are those of a run (data, preset, weights, out, steps, ...), never a model's: a variant of a model is
 made in Python with `dataclasses.replace`.  Whatever is wrong with the arguments or the files they name ends in
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from minimaskrcnn import commands
-from minimaskrcnn.bench import commands as bench_commands
 from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data.coco_archives import OFFICIAL, SPLITS
 from minimaskrcnn.engine.ablations import TABLES
@@ -80,12 +79,6 @@ def build_parser() -> Parser:
     _add_toybox(kinds.add_parser("toybox", help="generated scenes, written in COCO's format"))
     _add_coco(kinds.add_parser("coco", help="COCO 2017: fetch its archives, check and unpack them"))
     _add_check(kinds.add_parser("check", help="everything that is wrong with data in COCO's format"))
-    bench = verbs.add_parser("bench", help="measure speed")
-    subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
-    _add_bench_demo(subjects.add_parser("demo", help="torchvision's model on the demo's scenes"))
-    _add_bench_ops(subjects.add_parser("ops", help="our operations beside torchvision's"))
-    _add_bench_model(subjects.add_parser("model", help="a whole model stage by stage, beside torchvision's"))
-    _add_bench_kernels(subjects.add_parser("kernels", help="our kernels on a GPU, checked and timed"))
     return parser
 
 
@@ -226,34 +219,6 @@ def _add_check(parser: Parser) -> None:
         help="the annotations only: seconds, not minutes",
     )
     parser.set_defaults(run=data_commands.check)
-
-
-def _add_bench_demo(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where `demo` wrote its scenes")
-    parser.add_argument("--minutes", type=positive_float, default=5.0, help="of training (default 5)")
-    parser.add_argument("--batch-size", type=positive_int, default=8)
-    parser.set_defaults(run=bench_commands.bench_demo)
-
-
-def _add_bench_ops(parser: Parser) -> None:
-    parser.add_argument("--repeats", type=positive_int, default=7, help="runs of which the median counts")
-    parser.set_defaults(run=bench_commands.bench_ops)
-
-
-def _add_bench_model(parser: Parser) -> None:
-    parser.add_argument("--preset", default="maskrcnn_resnet50_fpn", help="the network")
-    parser.add_argument("--height", type=positive_int, default=800, help="of the pictures (default 800)")
-    parser.add_argument("--width", type=positive_int, default=1216, help="(default 1216)")
-    parser.add_argument("--batch-size", type=positive_int, default=1)
-    parser.add_argument("--repeats", type=positive_int, default=3, help="runs of which the median counts")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    parser.set_defaults(run=bench_commands.bench_model)
-
-
-def _add_bench_kernels(parser: Parser) -> None:
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the rows whose name contains it")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
-    parser.set_defaults(run=bench_commands.bench_kernels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

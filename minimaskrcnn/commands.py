@@ -128,7 +128,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if (options.weights is None) == (options.results is None):
         raise ValueError("give --weights FILE, or --results FILE of detections made before")
     if options.results is not None:
-        results.evaluate(options.results, options.out, options.annotations, options.data, options.split)
+        results.evaluate_file(options.results, options.out, options.annotations, options.data, options.split)
         return
     with processes(options.device) as options.device:
         _evaluate(options)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
+from minimaskrcnn.data.keypoints import SKELETON
 from minimaskrcnn.data.transforms import Sample
 from minimaskrcnn.ops.paste import paste_masks
 
@@ -29,10 +30,6 @@ PALETTE = (  # Okabe and Ito's, without black; ordered so that neighbours in the
     (204, 121, 167),  # reddish purple
     (240, 228, 66),  # yellow
     (0, 114, 178),  # blue
-)
-SKELETON = (  # COCO's, as pairs of keypoints counted from 0
-    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
-    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 )
 LEGIBLE = 480  # pixels: pictures with a shorter longer side are enlarged by a whole factor
 TINT = 0.4  # opacity of a mask
@@ -100,7 +97,8 @@ def draw_grid(
     for row, shape, height in zip(rows, aspects, heights):
         x = float(margin)
         for image, aspect in zip(row, shape):
-            left, right = round(x), round(x + height * aspect)
+            left = round(x)
+            right = round(x + height * aspect)
             sheet.paste(
                 image.convert("RGB").resize((right - left, height), Image.Resampling.LANCZOS), (left, y)
             )
@@ -134,7 +132,8 @@ def _instance(objects: Mapping[str, Any], index: int, text: str, scale: int) -> 
     points = [] if "keypoints" not in objects else objects["keypoints"][index].tolist()
     # a keypoint is the index of a pixel, whose centre is half a pixel further
     keypoints = [((x + 0.5) * scale, (y + 0.5) * scale, v) for x, y, v in points]
-    mask, corner = None, (0, 0)
+    mask = None
+    corner = (0, 0)
     if "mask_probs" in objects:
         mask, corner = _pasted_mask(objects["mask_probs"][index], (x1, y1, x2, y2))
     elif "masks" in objects:
@@ -144,8 +143,10 @@ def _instance(objects: Mapping[str, Any], index: int, text: str, scale: int) -> 
 
 def _pasted_mask(probs: Float[Tensor, "m m"], box: Rectangle) -> tuple[Image.Image, tuple[int, int]]:
     """A head's mask around its box: cut at one half on twice as many pixels, then averaged, for a smooth rim."""
-    x, y = math.floor(box[0]) - 2, math.floor(box[1]) - 2
-    width, height = math.ceil(box[2]) + 2 - x, math.ceil(box[3]) + 2 - y
+    x = math.floor(box[0]) - 2
+    y = math.floor(box[1]) - 2
+    width = math.ceil(box[2]) + 2 - x
+    height = math.ceil(box[3]) + 2 - y
     place = 2 * (probs.new_tensor([box]).float() - probs.new_tensor([x, y, x, y]).float())
     inside = paste_masks(probs[None].float(), place, (2 * height, 2 * width))[0].numpy()
     return Image.fromarray(inside).convert("L").resize((width, height), Image.Resampling.BOX), (x, y)
@@ -157,7 +158,10 @@ def _enlarged_mask(mask: Tensor, scale: int) -> tuple[Image.Image | None, tuple[
     region = levels.getbbox()
     if region is None:
         return None, (0, 0)
-    x, y, width, height = region[0] - 1, region[1] - 1, region[2] - region[0] + 2, region[3] - region[1] + 2
+    x = region[0] - 1
+    y = region[1] - 1
+    width = region[2] - region[0] + 2
+    height = region[3] - region[1] + 2
     levels = levels.crop((x, y, x + width, y + height))
     large = levels.resize((2 * scale * width, 2 * scale * height), Image.Resampling.BICUBIC)
     if scale > 1:  # 0.6 of a pixel rounds the steps off and still keeps lines of one pixel
@@ -231,13 +235,15 @@ def _place_label(
     box: Rectangle, extent: tuple[int, int], placed: list[Rectangle], size: tuple[int, int]
 ) -> Rectangle:
     """Where a label of `extent` (width, height) covers the least of the others: on a corner of its box, if it can."""
-    (x1, y1, x2, y2), (width, height) = (round(value) for value in box), extent
+    x1, y1, x2, y2 = (round(value) for value in box)
+    width, height = extent
     rows = [y1 - height, y1, y2, y2 - height, *range(y1 + height, y2 - height, height)]
     rows += [y for k in range(1, 4) for y in (y1 - height - k * height, y2 + k * height)]
     candidates = []
     for y in rows:
         for x in (x1, x2 - width, (x1 + x2 - width) // 2):
-            x, y = max(0, min(x, size[0] - width)), max(0, min(y, size[1] - height))
+            x = max(0, min(x, size[0] - width))
+            y = max(0, min(y, size[1] - height))
             candidates.append((x, y, x + width, y + height))
     return min(candidates, key=lambda place: sum(_overlap(place, other) for other in placed))
 

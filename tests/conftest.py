@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from jaxtyping import install_import_hook
 if os.environ.get("JAXTYPING_DISABLE") != "1":
     # Must stand before the first import of minimaskrcnn.  Kernels are left out: triton reads their source.
     install_import_hook("minimaskrcnn", "typechecker.typechecker")
+
+# The benchmarks are plain scripts beside the kernels; they import each other.
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels" / "bench"))
 
 if not torch.cuda.is_available():
     # Before the first kernel is imported: its decorator reads this.  The tests that compile set it to 0.

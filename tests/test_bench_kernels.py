@@ -1,19 +1,20 @@
-"""`bench kernels` at tiny sizes on the CPU, with a clock of our own: what is checked, timed, refused and printed."""
+"""`gpu_kernels.py` at tiny sizes on the CPU, with a clock of our own: what is checked, timed, refused and printed."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
+import gpu_kernels
+import kernel_cases
+import kernel_table
 import pytest
 import torch
 from devices import DEVICE
+from kernel_cases import Case, Goal, Sizes
+from kernel_table import Measured, Row
 from parity import torchvision
 from test_bench import rows as cells_of
 
-from minimaskrcnn import cli, ops
-from minimaskrcnn.bench import commands as bench_commands
-from minimaskrcnn.bench import kernel_cases, kernel_table, kernels
-from minimaskrcnn.bench.kernel_cases import Case, Goal, Sizes
-from minimaskrcnn.bench.kernel_table import Measured, Row
+from minimaskrcnn import ops
 
 TINY = Sizes(
     image=(64, 96),
@@ -43,7 +44,7 @@ class Clock:
 
 def table(only: str = "", clock: Callable | None = None, sizes: Sizes = TINY) -> list[Row]:
     # "auto" is the torch path on the CPU, under a name that tests can tell from the expected results' "torch".
-    found = kernels.rows(CPU, sizes, clock or Clock(), backend="auto", only=only, copied=1000)
+    found = gpu_kernels.rows(CPU, sizes, clock or Clock(), backend="auto", only=only, copied=1000)
     return list(found)
 
 
@@ -69,15 +70,14 @@ def test_every_row_is_checked_and_timed():
         assert not row.refused and row.error is not None and row.error < 4e-3
         assert isinstance(row.ours, Measured) and isinstance(row.torch, Measured)
         assert row.floor is None or row.floor > 0
-        assert len(cells_of(kernel_table.line(row))[0]) == len(kernel_table.COLUMNS)
+        assert len(kernel_table.texts(row)) == len(kernel_table.COLUMNS)
     cells = [cell for row in found for cell in (row.ours, row.torch, row.peer)]
     # And the copy.
     assert clock.calls == 1 + sum(isinstance(cell, Measured) for cell in cells)
-    assert [len(line.split("|")) for line in kernel_table.header()] == [len(kernel_table.COLUMNS) + 2] * 2
 
 
 def test_the_pasting_kernel_passes_the_check():
-    for row in kernels.rows(DEVICE, TINY, Clock(), only="paste_masks", copied=1000):
+    for row in gpu_kernels.rows(DEVICE, TINY, Clock(), only="paste_masks", copied=1000):
         assert not row.refused and isinstance(row.ours, Measured)
 
 
@@ -90,15 +90,19 @@ def test_torchvision_is_timed_where_it_has_the_operation():
             assert isinstance(row.peer, str) == lacks, row.case.name
 
 
-def test_without_torchvision_its_cells_are_empty(monkeypatch):
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_what_torchvision_cannot_do_is_empty_and_not_timed(monkeypatch, error):
     def absent(inputs):
-        raise ImportError("no torchvision")
+        raise error("no torchvision, or one for another torch, or no such dtype")
 
     case = replace(next(c for c in kernel_cases.cases(TINY) if c.name.startswith("paste")), peer=absent)
-    monkeypatch.setattr(kernels, "cases", lambda sizes: [case])
-    (row,) = table()
+    monkeypatch.setattr(gpu_kernels, "cases", lambda sizes: [case])
+    clock = Clock()
+    (row,) = table(clock=clock)
     assert row.peer == "" and isinstance(row.ours, Measured)
-    assert cells_of(kernel_table.line(row))[0][-1] == "unknown"
+    # The copy, ours, the torch path.
+    assert clock.calls == 3
+    assert kernel_table.texts(row)[-1] == "unknown"
 
 
 @pytest.mark.parametrize("wrong", [lambda out: out * 1.0001, lambda out: out * NAN, lambda out: out[:-1]])
@@ -107,7 +111,7 @@ def test_a_wrong_value_is_refused_and_not_timed(monkeypatch, wrong):
     clock = Clock()
     (row,) = table("paste_masks 3 at 64 × 90, float32", clock)
     assert row.refused and row.torch == row.peer == "" and clock.calls == 1
-    line = cells_of(kernel_table.line(row))[0]
+    line = kernel_table.texts(row)
     assert line[1] == "WRONG" and line[-1] == "not met"
 
 
@@ -209,7 +213,7 @@ def test_out_of_memory_while_timing_leaves_the_other_cells():
     clock.calls = 0
     (row,) = table("paste_masks 3 at 64 × 90, bool", clock)
     assert row.ours == "out of memory" and isinstance(row.torch, Measured)
-    assert cells_of(kernel_table.line(row))[0][-1] == "unknown"
+    assert kernel_table.texts(row)[-1] == "unknown"
 
 
 def test_the_floor_of_pasting_is_its_masks_boxes_and_pixels():
@@ -218,7 +222,7 @@ def test_the_floor_of_pasting_is_its_masks_boxes_and_pixels():
     inputs = 3 * 5 * 5 * 4 + 3 * 4 * 4
     assert bits.floor == (inputs + 3 * 64 * 90) / 1000
     assert values.floor == (inputs + 3 * 64 * 90 * 4) / 1000
-    assert kernel_table.line(bits).count(f"{bits.floor / 2:.0%}") == 1
+    assert kernel_table.texts(bits).count(f"{bits.floor / 2:.0%}") == 1
 
 
 def test_the_floor_of_roi_align_counts_each_cell_that_is_sampled_once(monkeypatch):
@@ -257,7 +261,7 @@ def test_the_floor_of_roi_align_counts_each_cell_that_is_sampled_once(monkeypatc
 def test_a_goal_is_met_or_not(goal, ours, peer, floor, verdict):
     case = Case(name="x", inputs=lambda random: (), ours=lambda backend, inputs: (), goal=goal)
     cells = ["" if ms is None else Measured(ms, 3 * 2**20) for ms in (ours, peer)]
-    line = cells_of(kernel_table.line(Row(case=case, ours=cells[0], peer=cells[1], floor=floor)))[0]
+    line = kernel_table.texts(Row(case=case, ours=cells[0], peer=cells[1], floor=floor))
     assert line[-1] == verdict
     assert line[7] == ("" if ours is None else "3.0")
 
@@ -286,10 +290,10 @@ def test_the_table_is_printed_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     case = Case(name="x", inputs=lambda random: (), ours=lambda backend, inputs: ())
     rows = [Row(case=case, ours=Measured(1.0, None)), Row(case=case, refused=True, ours="WRONG")]
-    monkeypatch.setattr(kernels, "rows", lambda *args, only: iter(rows) if only == "x" else iter([]))
+    monkeypatch.setattr(gpu_kernels, "rows", lambda *args, only: iter(rows) if only == "x" else iter([]))
     out = tmp_path / "new" / "table.md"
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["bench", "kernels", "--only", "x", "--out", str(out)])
+        gpu_kernels.main(["--only", "x", "--out", str(out)])
     # A string: exit code 1, and the string on standard error.
     assert "1 rows disagree" in exit_.value.code
     printed = capsys.readouterr().out
@@ -298,11 +302,13 @@ def test_the_table_is_printed_and_written(monkeypatch, tmp_path, capsys):
 
 
 def test_a_table_without_mistakes_exits_with_0(monkeypatch):
-    monkeypatch.setattr(bench_commands.kernels_bench, "run", lambda only, out: 0)
-    assert cli.main(["bench", "kernels"]) == 0
+    monkeypatch.setattr(gpu_kernels, "run", lambda only, out: 0)
+    gpu_kernels.main([])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capsys):
-    assert cli.main(["bench", "kernels"]) == 2
+    with pytest.raises(SystemExit) as exit_:
+        gpu_kernels.main([])
+    assert exit_.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,12 +1,11 @@
-"""`bench model`: the stages are the model's own, their times add up, and torchvision's model stands beside."""
+"""`bench/model.py`: the stages are the model's own, their times add up, and torchvision's model stands beside."""
 
+import model as bench
 import pytest
 import torch
 from models import random_image, random_target, tiny_c4, tiny_config, with_keypoints
 
 from minimaskrcnn import commands
-from minimaskrcnn.bench import model as bench
-from minimaskrcnn.cli import main
 from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
@@ -68,7 +67,7 @@ def test_the_peers_have_our_layers(name):
 def test_the_command_prints_both_tables(monkeypatch, capsys):
     monkeypatch.setitem(commands.PRESETS, "tiny", PRESETS["maskrcnn_toy"]._replace(config=tiny_config))
     arguments = ["--preset", "tiny", "--height", "48", "--width", "64", "--repeats", "1", "--device", "cpu"]
-    assert main(["bench", "model", *arguments]) == 0
+    bench.main(arguments)
     out = capsys.readouterr().out
     assert "tiny, 1 picture of 48 × 64, cpu" in out and out.count("no model of these layers") == 2
     tables = [block for block in out.split("\n\n") if block.startswith("|")]
@@ -82,5 +81,7 @@ def test_the_command_prints_both_tables(monkeypatch, capsys):
 
 
 def test_an_unknown_preset_is_named(capsys):
-    assert main(["bench", "model", "--preset", "resnet"]) == 2
+    with pytest.raises(SystemExit) as exit_:
+        bench.main(["--preset", "resnet"])
+    assert exit_.value.code == 2
     assert "no preset 'resnet'" in capsys.readouterr().err

@@ -168,8 +168,6 @@ BAD = {
     "data toybox": "--out",
     "data toybox --out {p}/data --train 2 --val 1": "holds files but no toybox.json",
     "data toybox --out {p}/o --train 0": "--train",
-    "bench": "SUBJECT",
-    "bench ops --repeats 0": "--repeats",
     "demo --steps 0": "--steps",
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minimaskrcnn.data.toybox import CATEGORIES, Scene, SceneObject, ToyboxConfig, make_scene
-from minimaskrcnn.data.toybox_coco import bounding_box
+from minimaskrcnn.data.toybox.coco_masks import bounding_box
 
 CONFIG = ToyboxConfig()
 PERSON = 1

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from minimaskrcnn.data.toybox import paint
-from minimaskrcnn.data.toybox_backdrop import (
+from minimaskrcnn.data.keypoints import KEYPOINT_NAMES
+from minimaskrcnn.data.toybox.backdrop import (
     BACKDROP_PAIRS,
     HAIR_COLOURS,
     OBJECT_COLOURS,
@@ -17,11 +17,12 @@ from minimaskrcnn.data.toybox_backdrop import (
     oklab,
     standing_out,
 )
-from minimaskrcnn.data.toybox_coco import bounding_box, segmentation, signed_area, trace_borders
-from minimaskrcnn.data.toybox_layout import Layer, ToyboxConfig, centred, recognisable, visible_masks
-from minimaskrcnn.data.toybox_people import draw_person, dress
-from minimaskrcnn.data.toybox_pose import KEYPOINT_NAMES, draw_pose
-from minimaskrcnn.data.toybox_shapes import FIGURES, Brush, draw_figure
+from minimaskrcnn.data.toybox.coco_masks import bounding_box, segmentation, signed_area, trace_borders
+from minimaskrcnn.data.toybox.layout import Layer, ToyboxConfig, centred, recognisable, visible_masks
+from minimaskrcnn.data.toybox.people import draw_person, dress
+from minimaskrcnn.data.toybox.poses import draw_pose
+from minimaskrcnn.data.toybox.scenes import paint
+from minimaskrcnn.data.toybox.shapes import FIGURES, Brush, draw_figure
 
 # pycocotools 2.0.11 decodes through an __array__ that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from minimaskrcnn.data.toybox import Scene, ToyboxConfig, ensure_toybox, make_scene, write_toybox
-from minimaskrcnn.data.toybox_coco import signed_area, trace_borders
+from minimaskrcnn.data.toybox.coco_masks import signed_area, trace_borders
 
 # pycocotools 2.0.11 decodes through an __array__ that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

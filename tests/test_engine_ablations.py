@@ -4,7 +4,10 @@ import contextlib
 import io
 import json
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -13,26 +16,24 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from models import SCENES, random_image, random_target, tiny_config
 from optional import need
 from PIL import Image
 from safetensors.torch import load_file
 
 from minimaskrcnn import cli
-from minimaskrcnn.engine import ablation_jobs, ablation_run
-from minimaskrcnn.engine.ablation_jobs import Job, differences, ending, run_jobs
+from minimaskrcnn.engine import ablation_run
 from minimaskrcnn.engine.ablation_report import (
-    aligned,
-    draw_figure,
     drawn_columns,
     half_range,
     markdown,
     mean,
     ours_text,
+    save_figure,
 )
+from minimaskrcnn.engine.ablation_run import Job, run_jobs
 from minimaskrcnn.engine.ablations import TABLES, Row, Table, of, unchanged
+from minimaskrcnn.engine.settings import differences
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
@@ -217,7 +218,7 @@ def test_rows_and_seeds_are_other_runs_of_one_budget(finished: Path) -> None:
 
 def test_what_is_finished_is_not_run_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Job] = []
-    monkeypatch.setattr(ablation_jobs, "run_job", ran.append)
+    monkeypatch.setattr(ablation_run, "run_job", ran.append)
     before = json.loads((finished / "tiny" / "table.json").read_text())
     ablation_run.run("tiny", finished)
     assert json.loads((finished / "tiny" / "table.json").read_text()) == before
@@ -293,20 +294,28 @@ def test_a_process_that_fails_says_where(tmp_path: Path) -> None:
     jobs = ablation_run.plan(TINY, tmp_path, steps=None, seeds=1, jobs=2)
     for picture in (tmp_path / "tiny" / "toybox" / "train").iterdir():
         picture.write_bytes(b"no picture")
-    with pytest.raises(ChildProcessError, match=r"-0 ended with exit code 1: .*\.jpg.*log\.txt"):
+    with pytest.raises(ChildProcessError, match=r"ro.*-0: .*\.jpg.*log\.txt"):
         run_jobs(jobs, 2)
 
 
-def test_whatever_ends_the_parent_ends_its_processes() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(120,), daemon=True)
-    process.start()
-    folder = Path("nowhere")
-    job = Job(
-        folder=folder, scenes=folder, people=False, config=tiny_config(), training=TINY.training, threads=1
-    )
-    with pytest.raises(KeyboardInterrupt), ending({0: (process, job)}):
-        raise KeyboardInterrupt
-    assert process.exitcode == -15
+@pytest.mark.parametrize("killed", [False, True])
+def test_whatever_ends_the_parent_or_a_process_ends_them_all(tmp_path: Path, killed: bool) -> None:
+    endless = replace(TINY, training=replace(TINY.training, steps=100_000))
+    jobs = ablation_run.plan(endless, tmp_path, steps=None, seeds=1, jobs=2)
+
+    def interrupt() -> None:
+        while not all((job.folder / "metrics.jsonl").is_file() for job in jobs):
+            time.sleep(0.05)
+        victim = multiprocessing.active_children()[0].pid if killed else os.getpid()
+        os.kill(victim, signal.SIGKILL if killed else signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises((ChildProcessError, KeyboardInterrupt)) as ended:
+        run_jobs(jobs, 2)
+    if killed:
+        assert "the process of roipool_max-0 or roialign-0 was killed" in str(ended.value)
+    assert killed == (ended.type is ChildProcessError)
+    assert not multiprocessing.active_children() and not any(job.finished for job in jobs)
 
 
 def test_the_command_line(finished: Path, tmp_path: Path) -> None:
@@ -366,15 +375,6 @@ def test_mean_and_spread() -> None:
     assert (ours_text(0.2, None), ours_text(0.2, 0.01), ours_text(None, None)) == ("20.0", "20.0 ±1.0", "–")
 
 
-@given(st.lists(st.lists(st.text("ab ±", max_size=8), min_size=3, max_size=3), min_size=1, max_size=5))
-def test_columns_of_a_table_are_aligned(lines: list[list[str]]) -> None:
-    drawn = aligned(lines)
-    assert len({len(line) for line in drawn}) == 1 and len(drawn) == len(lines) + 1
-    assert set(drawn[1]) <= set("|:- ")
-    for line, cells in zip([drawn[0], *drawn[2:]], lines):
-        assert [cell.strip() for cell in line.strip("|").split("|")] == [cell.strip() for cell in cells]
-
-
 def test_which_columns_are_drawn() -> None:
     assert drawn_columns(TABLES["2c"].columns) == [0, 1, 2]
     assert drawn_columns(TABLES["2d"].columns) == [0, 3]
@@ -390,7 +390,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setattr(
         figure.Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))
     )
-    draw_figure(REPORT, tmp_path / "figure.png")
+    save_figure(REPORT, tmp_path / "figure.png")
     return kept[0]
 
 

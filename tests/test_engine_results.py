@@ -91,7 +91,7 @@ def test_pycocotools_alone_gives_the_same_numbers(root, tmp_path, field, kind, n
     outcome = call("evaluate", "--results", file, *data, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {kind: expected}
-    assert f"{kind:10}{100 * expected['AP']:7.1f}" in outcome.out
+    assert f"| {kind} | {100 * expected['AP']:.1f} |" in " ".join(outcome.out.split())
 
 
 def test_boxes_and_masks_in_one_file_are_as_in_two(root, tmp_path):

@@ -21,6 +21,8 @@ PACKAGES = {
     "minimaskrcnn_kernels": ROOT / "kernels" / "minimaskrcnn_kernels",
     "minimaskrcnn_lessons": ROOT / "lessons" / "minimaskrcnn_lessons",
 }
+# Scripts that nothing installs.
+BENCHMARKS = ROOT / "kernels" / "bench"
 # Wanted by some functions, by none of the imports: they load on first use.
 OPTIONAL = (
     "triton",
@@ -39,7 +41,7 @@ OPERATIONS = {"multiscale_roi_align", "multiscale_roi_warp"}
 
 
 def sources(package: str) -> list[Path]:
-    found = sorted(PACKAGES[package].rglob("*.py"))
+    found = sorted((PACKAGES | {"bench": BENCHMARKS})[package].rglob("*.py"))
     assert found, f"no sources of {package}"
     return found
 
@@ -64,7 +66,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("folder", ["kernels", "lessons", "tests"])
+@pytest.mark.parametrize("folder", ["kernels", "kernels/bench", "lessons", "tests"])
 def test_folders_that_must_not_be_packages(folder):
     # An importable top-level `kernels` would shadow another package of that name.
     assert not (ROOT / folder / "__init__.py").exists()
@@ -80,11 +82,18 @@ def test_packages_are_typed(package):
     [
         ("minimaskrcnn", {"minimaskrcnn_lessons", "detectron2"}),
         ("minimaskrcnn_kernels", {"minimaskrcnn", "minimaskrcnn_lessons"}),
+        ("bench", {"minimaskrcnn_lessons"}),
     ],
 )
 def test_imports_go_one_way(package, forbidden):
     for path in sources(package):
         assert not forbidden & set(imported(path)), path
+
+
+def test_no_benchmark_hides_another_package():
+    # A script's own folder comes first on its path: ops.py may stand there, kernels.py may not.
+    others = {"kernels", "torch", *OPTIONAL, *sys.stdlib_module_names}
+    assert not others & {path.stem for path in sources("bench")}
 
 
 def test_kernels_import_torch_and_triton_only():
@@ -142,7 +151,7 @@ def test_public_names_exist():
     assert all(hasattr(ops, name) for name in ops.__all__) and ops.__all__ == sorted(ops.__all__)
 
 
-@pytest.mark.parametrize("package", ["minimaskrcnn", "minimaskrcnn_kernels"])
+@pytest.mark.parametrize("package", ["minimaskrcnn", "minimaskrcnn_kernels", "bench"])
 def test_files_and_functions_can_be_read_in_one_go(package):
     too_long = []
     for path in sources(package):
@@ -166,7 +175,7 @@ def test_files_and_functions_can_be_read_in_one_go(package):
 
 
 def test_code_has_a_docstring_no_star_import_and_no_catch_all():
-    for path in sources("minimaskrcnn"):
+    for path in [*sources("minimaskrcnn"), *sources("bench")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not tree.body or ast.get_docstring(tree), path
         for node in ast.walk(tree):

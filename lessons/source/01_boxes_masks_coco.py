@@ -542,7 +542,7 @@ print(f"100 masks packed directly: {quick:.0f} ms, {sum(len(rle['counts']) for r
 # and it decodes to exactly this bitmap. Follow the arrows: from one column into the next the count goes on.
 
 # %%
-from minimaskrcnn.data.toybox_coco import segmentation
+from minimaskrcnn.data.toybox.coco_masks import segmentation
 
 heart = figures.HEART
 polygons = segmentation(heart, polygons=True, compressed=False)

@@ -10,6 +10,16 @@ import numpy as np
 from minimaskrcnn.data.segmentation import parse_field
 
 NUM_KEYPOINTS = 17
+KEYPOINT_NAMES = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee",
+    "left_ankle", "right_ankle",
+)  # fmt: skip
+# COCO's lines between keypoints, which are counted from 0 here and from 1 in its files.
+SKELETON = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
+    (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
 FARTHEST_POINT = 1e6  # pixels; no picture is as large, and float32 still has a sixteenth of a pixel there
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minimaskrcnn.engine.ablations import KINDS
+from minimaskrcnn.markdown import table_lines
 
 Report = dict[str, Any]
 ABSENT = "–"
@@ -37,7 +38,8 @@ def markdown(report: Report) -> str:
     for row in report["rows"]:
         ours = [ours_text(*pair) for pair in zip(row["mean"], row["half_range"])]
         lines.append([row["name"], *ours, *(percent(value, 1) for value in row["paper"])])
-    seeds, seen = len(report["seeds"]), report["steps"] * report["training"]["batch_size"]
+    seeds = len(report["seeds"])
+    seen = report["steps"] * report["training"]["batch_size"]
     spread = " (±: half of the range)" if seeds > 1 else ""
     scenes = report["scenes"]
     budget = (
@@ -45,7 +47,7 @@ def markdown(report: Report) -> str:
         f"{report['training']['batch_size']} generated scenes ({seen:,} seen, {scenes['train']:,} different "
         f"ones), AP in percent on {scenes['val']} held-out ones. The paper: {report['paper_network']}."
     )
-    text = [f"# Table {report['table']}: {report['title']}", "", *aligned(lines), "", budget, JOINT]
+    text = [f"# Table {report['table']}: {report['title']}", "", *table_lines(lines), "", budget, JOINT]
     return "\n".join([*text, *([report["note"]] if report["note"] else []), "", f"`{report['command']}`", ""])
 
 
@@ -66,18 +68,10 @@ def percent(value: float | None, factor: float = 100) -> str:
     return ABSENT if value is None else f"{factor * value:.1f}"
 
 
-def aligned(lines: list[list[str]]) -> list[str]:
-    """Lines of a markdown table whose columns are as wide as their widest cell; all but the first to the right."""
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(lines[0]))]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = [[line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))] for line in lines]
-    return ["| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]]
-
-
 # ---- figure
 
 
-def draw_figure(report: Report, path: Path) -> None:
+def save_figure(report: Report, path: Path) -> None:
     """Two panels as a picture file: ours, a dot a seed and a bar at the mean, and the paper's numbers.
 
     ModuleNotFoundError, with the remedy, without matplotlib.
@@ -128,7 +122,8 @@ def _plot_column(ours: Any, paper: Any, report: Report, index: int, place: int, 
     style = {"color": colour, "marker": marker, "markersize": 7, "linestyle": "none"}
     known: list[tuple[float, float]] = []
     for line, row in enumerate(report["rows"]):
-        y, middle = line + shift, row["mean"][index]
+        y = line + shift
+        middle = row["mean"][index]
         if middle is not None:
             values = [100 * seed[index] for seed in row["values"]]
             ours.plot(values, [y] * len(values), **style, alpha=0.6, markeredgewidth=0)

@@ -1,27 +1,67 @@
 """Running an ablation: every row and seed of a table under one budget, and what came of it.
 
-Files of a table, under OUT/TABLE: `toybox/`, its scenes; `runs/ROW-SEED/`, one folder a training
-(`ablation_jobs.py`); `table.json` with everything that was measured, `table.md` and `figure.png`.  Seeds draw
-weights, batches and samples; the scenes are the same for all of a table's runs.
+Files of a table, under OUT/TABLE: `toybox/`, its scenes; `runs/ROW-SEED/`, one folder a training; `table.json` with
+everything that was measured, `table.md` and `figure.png`.  Seeds draw weights, batches and samples; the scenes are
+the same for all of a table's runs.
+
+A run's folder has a `run.json` that says what it is and, once it is finished, a `metrics.json`.  So a run that was
+cut off goes on where it stopped, and a folder that was made with anything else is refused before training.  With
+several processes a run writes what it would have printed to its own `log.txt`.
 """
 
+import json
+import multiprocessing
 import os
 import platform
-from dataclasses import asdict, replace
+import signal
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from minimaskrcnn import __version__
 from minimaskrcnn.data.coco import open_coco
+from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ensure_toybox
-from minimaskrcnn.engine.ablation_jobs import Job, claim, read_result, run_jobs
-from minimaskrcnn.engine.ablation_report import draw_figure, half_range, markdown, mean
+from minimaskrcnn.engine.ablation_report import half_range, markdown, mean, save_figure
 from minimaskrcnn.engine.ablations import TABLES, Row, Table
-from minimaskrcnn.engine.evaluate import Metrics, write_json
+from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
 from minimaskrcnn.engine.recipes import cpu_precision
+from minimaskrcnn.engine.settings import differences, shared_settings
+from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.weights import CategoryName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row and seed of a table: a training in a folder of its own."""
+
+    folder: Path
+    scenes: Path
+    people: bool
+    config: MaskRCNNConfig
+    training: TrainConfig
+
+    @property
+    def finished(self) -> bool:
+        """Whether its metrics are there."""
+        return (self.folder / "metrics.json").is_file()
+
+    def result(self) -> dict[str, Any]:
+        """Its metrics, seconds, threads and number of parameters, once it is finished."""
+        return _read(self.folder / "metrics.json")
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def run(name: str, out: Path, *, steps: int | None = None, seeds: int = 2, jobs: int = 1) -> dict[str, Any]:
@@ -37,45 +77,129 @@ def run(name: str, out: Path, *, steps: int | None = None, seeds: int = 2, jobs:
     print(f"Table {name}: {len(planned)} runs, {len(planned) - len(left)} of them already there.", flush=True)
     run_jobs(left, jobs)
     report = collect(table, planned, seeds)
-    report["command"] = command(name, out, steps=steps, seeds=seeds, jobs=jobs)
+    budget = "" if steps is None else f" --steps {steps}"
+    report["command"] = f"minimaskrcnn ablate {name}{budget} --seeds {seeds} --jobs {jobs} --out {out}"
     write_report(report, out / name)
     return report
 
 
 def plan(table: Table, out: Path, *, steps: int | None, seeds: int, jobs: int) -> list[Job]:
     """The jobs of a table, all rows of a seed before the next; generates the scenes and claims the folders."""
-    print(f"Scenes: {table.train_scenes} + {table.val_scenes} in {out / table.name / 'toybox'}", flush=True)
-    root = ensure_toybox(
-        out / table.name / "toybox",
-        train_images=table.train_scenes,
-        val_images=table.val_scenes,
-        seed=0,
-        config=table.scenes,
-        workers=jobs,
-    )
+    root = out / table.name / "toybox"
+    print(f"Scenes: {table.train_scenes} + {table.val_scenes} in {root}", flush=True)
+    counts = {"train_images": table.train_scenes, "val_images": table.val_scenes}
+    ensure_toybox(root, **counts, seed=0, config=table.scenes, workers=jobs)
     steps = steps or table.training.steps
-    training = replace(
-        table.training,
-        steps=steps,
-        # A short run warms up over a tenth of its steps at most.
-        warmup_steps=min(table.training.warmup_steps, steps // 10),
-        precision=cpu_precision(),
-    )
+    # A short run warms up over a tenth of its steps at most.
+    warmup = min(table.training.warmup_steps, steps // 10)
+    training = replace(table.training, steps=steps, warmup_steps=warmup, precision=cpu_precision())
     classes = open_coco(root, "val", people=table.people).num_classes
-    planned = []
-    for seed in range(seeds):
-        for row in table.rows:
-            job = Job(
-                folder=out / table.name / "runs" / f"{slug(row.name)}-{seed}",
-                scenes=root,
-                people=table.people,
-                config=row.change(table.network(classes)),
-                training=replace(training, seed=seed),
-                threads=max(1, cores() // jobs),
-            )
-            claim(job)
-            planned.append(job)
+    planned = [
+        Job(
+            folder=out / table.name / "runs" / f"{slug(row.name)}-{seed}",
+            scenes=root,
+            people=table.people,
+            config=row.change(table.network(classes)),
+            training=replace(training, seed=seed),
+        )
+        for seed in range(seeds)
+        for row in table.rows
+    ]
+    for job in planned:
+        claim(job)
     return planned
+
+
+def slug(name: str) -> str:
+    """A row's name as a folder's."""
+    return "_".join(name.replace(",", "").lower().split())
+
+
+def claim(job: Job) -> None:
+    """Write the folder's `run.json`; ValueError where it says that the folder belongs to another run."""
+    file = job.folder / "run.json"
+    settings = {
+        "network": asdict(job.config),
+        "training": shared_settings(job.training),
+        "scenes": _read(job.scenes / "toybox.json"),
+        "version": __version__,
+    }
+    wanted = json.loads(json.dumps(settings))
+    changes = list(differences(_read(file), wanted)) if file.is_file() else []
+    if changes:
+        raise ValueError(
+            f"{job.folder} was made with other settings ({'; '.join(changes[:3])}): "
+            "name another --out, or delete the folder"
+        )
+    if not file.is_file():
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, wanted)
+
+
+# ---- trainings
+
+
+def run_job(job: Job) -> None:
+    """Train from the last checkpoint, if there is one, evaluate, and write `metrics.json`.
+
+    Its seconds are of processor time, and of the last sitting where it was `resumed`.
+    """
+    dataset = CachedDataset(open_coco(job.scenes, "train", people=job.people))
+    held_out = open_coco(job.scenes, "val", people=job.people)
+    torch.manual_seed(job.training.seed)
+    model = MaskRCNN(job.config)
+    resumed = (job.folder / "last.safetensors").exists()
+    categories = [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
+    began = time.process_time()
+    train_model(
+        model, dataset, job.folder, job.training, preset="ablation", categories=categories, resume=True
+    )
+    trained = time.process_time()
+    metrics, _ = evaluate_dataset(model, held_out)
+    ended = time.process_time()
+    result = {
+        "metrics": metrics,
+        "seconds": {"train": round(trained - began, 1), "evaluate": round(ended - trained, 1)},
+        "resumed": resumed,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    write_json(job.folder / "metrics.json", result)
+
+
+def run_jobs(left: list[Job], processes: int) -> None:
+    """Run the jobs, `processes` at a time, or one after the other in this process; says when each is done.
+
+    ChildProcessError, with the run's row and seed, where one fails; whatever ends this ends its processes.
+    """
+    if processes > 1:
+        _run_in_processes(left, processes)
+        return
+    for number, job in enumerate(left, start=1):
+        run_job(job)
+        _say(job, number, len(left))
+
+
+def _run_in_processes(left: list[Job], processes: int) -> None:
+    waiting = iter(left)
+    running: dict[Future[None], Job] = {}
+    done = 0
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, cores() // processes)
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(threads,)) as pool:
+        try:
+            while done < len(left):
+                # One for each process: the pool would start a second one after the first was told to leave.
+                for job in islice(waiting, processes - len(running)):
+                    running[pool.submit(_run_logged, job)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    _check(future, running)
+                    done += 1
+                    _say(running.pop(future), done, len(left))
+        finally:
+            if running:
+                for process in multiprocessing.active_children():
+                    process.terminate()
 
 
 def cores() -> int:
@@ -83,9 +207,45 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def slug(name: str) -> str:
-    """A row's name as a folder's."""
-    return "_".join(name.replace(",", "").lower().split())
+def _begin(threads: int) -> None:
+    """What a process does before its first job."""
+    # The terminal sends Ctrl-C to all of its processes; the parent's answer is to end this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    torch.set_num_threads(threads)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End the job as an error does, so that Python gives its semaphores back."""
+    raise SystemExit(128 + number)
+
+
+def _run_logged(job: Job) -> None:
+    with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        run_job(job)
+
+
+def _check(future: Future[None], running: dict[Future[None], Job]) -> None:
+    """ChildProcessError where the job failed, or where a process was killed, which ends all that are running."""
+    error = future.exception()
+    if isinstance(error, BrokenProcessPool):
+        names = " or ".join(job.folder.name for job in running.values())
+        raise ChildProcessError(f"the process of {names} was killed")
+    if error is not None:
+        job = running[future]
+        raise ChildProcessError(f"{job.folder.name}: {error} (see {job.folder / 'log.txt'})") from error
+
+
+def _say(job: Job, number: int, total: int) -> None:
+    result = job.result()
+    found = ", ".join(f"{kind} AP {100 * values['AP']:.1f}" for kind, values in result["metrics"].items())
+    seconds = sum(result["seconds"].values())
+    print(f"{number} of {total}: {job.folder.name}: {found} ({seconds:.0f} s of processor time)", flush=True)
+
+
+# ---- results
 
 
 def collect(table: Table, jobs: list[Job], seeds: int) -> dict[str, Any]:
@@ -113,8 +273,12 @@ def collect(table: Table, jobs: list[Job], seeds: int) -> dict[str, Any]:
 
 
 def _row(table: Table, row: Row, jobs: list[Job]) -> dict[str, Any]:
-    results = [read_result(job) for job in jobs]
-    values = [[number(result["metrics"], *column) for column in table.columns] for result in results]
+    runs = [{"seed": job.training.seed, **job.result()} for job in jobs]
+    # None for a head that the network has not.
+    values = [
+        [run["metrics"][kind][metric] if kind in run["metrics"] else None for kind, metric in table.columns]
+        for run in runs
+    ]
     columns = list(zip(*values))
     return {
         "name": row.name,
@@ -122,19 +286,8 @@ def _row(table: Table, row: Row, jobs: list[Job]) -> dict[str, Any]:
         "values": values,
         "mean": [mean(column) for column in columns],
         "half_range": [half_range(column) for column in columns],
-        "runs": [{"seed": job.training.seed, **result} for job, result in zip(jobs, results)],
+        "runs": runs,
     }
-
-
-def number(metrics: Metrics, kind: str, metric: str) -> float | None:
-    """One of the metrics, or None for a head that the network has not."""
-    return metrics[kind][metric] if kind in metrics else None
-
-
-def command(name: str, out: Path, *, steps: int | None, seeds: int, jobs: int) -> str:
-    """The command line that asks for this."""
-    budget = "" if steps is None else f" --steps {steps}"
-    return f"minimaskrcnn ablate {name}{budget} --seeds {seeds} --jobs {jobs} --out {out}"
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
@@ -145,7 +298,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     print(text)
     print(f"Written: {folder / 'table.json'}, {folder / 'table.md'}")
     try:
-        draw_figure(report, folder / "figure.png")
+        save_figure(report, folder / "figure.png")
     except ModuleNotFoundError as error:
         print(f"No figure: {error}")
     else:

@@ -36,6 +36,33 @@ KEYPOINT: tuple[Column, ...] = (("keypoints", "AP"), ("keypoints", "AP50"), ("ke
 ONE_OF_EACH: tuple[Column, ...] = (("bbox", "AP"), ("segm", "AP"), ("keypoints", "AP"))
 
 
+# ---- scenes and training
+
+BUDGET = replace(TOY, steps=800, augment=AugmentConfig(), checkpoint_every=100)
+# Square roots of areas are 18 to 51 pixels: one to three cells of stride 16.  Figures only, as people take longer to
+# learn.
+LARGE = ToyboxConfig(
+    min_size=(128, 128),
+    max_size=(128, 128),
+    objects=(1, 4),
+    empty_share=0.0,
+    crowd_share=0.0,
+    person_share=0.0,
+    bands=((0.02, 0.05), (0.05, 0.16)),
+    band_shares=(0.5, 0.5),
+)
+# 45 to 101 pixels: one and a half to three cells of stride 32.
+SCENES_C5 = replace(
+    LARGE, min_size=(160, 160), max_size=(160, 160), objects=(1, 2), bands=((0.08, 0.18), (0.18, 0.4))
+)
+# Classes do not tell overlapping objects of one class apart.
+SCENES_2B = replace(LARGE, same_class_share=0.5)
+SCENES_PEOPLE = replace(LARGE, objects=(1, 3), person_share=1.0, bands=((0.05, 0.09), (0.09, 0.16)))
+
+
+# ---- what a table is
+
+
 class Row(NamedTuple):
     """One line of a table: what is changed, and what the paper reports, a number for each column, in percent."""
 
@@ -52,9 +79,9 @@ class Table:
     title: str
     paper_network: str
     network: Callable[[int], MaskRCNNConfig]
-    scenes: ToyboxConfig
-    training: TrainConfig
     rows: tuple[Row, ...]
+    scenes: ToyboxConfig = LARGE
+    training: TrainConfig = BUDGET
     columns: tuple[Column, ...] = MASK
     people: bool = False
     """Scenes of people only, with their keypoints."""
@@ -130,40 +157,12 @@ def both_heads_config(num_classes: int = 2) -> MaskRCNNConfig:
     return replace(keypoint_config(num_classes), mask_head=fpn_config().mask_head)
 
 
-# ---- scenes and training
-
-BUDGET = replace(TOY, steps=800, augment=AugmentConfig(), checkpoint_every=100)
-# Square roots of areas are 18 to 51 pixels: one to three cells of stride 16.  Figures only, as people take longer to
-# learn.
-LARGE = ToyboxConfig(
-    min_size=(128, 128),
-    max_size=(128, 128),
-    objects=(1, 4),
-    empty_share=0.0,
-    crowd_share=0.0,
-    person_share=0.0,
-    bands=((0.02, 0.05), (0.05, 0.16)),
-    band_shares=(0.5, 0.5),
-)
-# 45 to 101 pixels: one and a half to three cells of stride 32.
-SCENES_C5 = replace(
-    LARGE, min_size=(160, 160), max_size=(160, 160), objects=(1, 2), bands=((0.08, 0.18), (0.18, 0.4))
-)
-# Classes do not tell overlapping objects of one class apart.
-SCENES_2B = replace(LARGE, same_class_share=0.5)
-SCENES_PEOPLE = replace(LARGE, objects=(1, 3), person_share=1.0, bands=((0.05, 0.09), (0.09, 0.16)))
-
-
 # ---- tables
 
 
-def backbone(depth: int, network: Callable[[int], MaskRCNNConfig], **fields: Any) -> Change:
+def backbone(depth: int, network: Callable[[int], MaskRCNNConfig]) -> Change:
     """The row of another backbone: `network` with a ResNet of `depth`."""
-
-    def change(config: MaskRCNNConfig) -> MaskRCNNConfig:
-        return of("resnet", depth=depth, **fields)(network(config.num_classes))
-
-    return change
+    return lambda config: of("resnet", depth=depth)(network(config.num_classes))
 
 
 TABLE_2A = Table(
@@ -171,8 +170,6 @@ TABLE_2A = Table(
     title="Backbone",
     paper_network="ResNets of depth 50 and 101, and ResNeXt-101",
     network=fpn_config,
-    scenes=LARGE,
-    training=BUDGET,
     rows=(
         Row("ResNet-18-C4", backbone(18, c4_config), (30.3, 51.2, 31.5)),
         Row("ResNet-34-C4", backbone(34, c4_config), (32.7, 54.2, 34.3)),
@@ -189,7 +186,6 @@ TABLE_2B = Table(
     paper_network="ResNet-50-C4",
     network=c4_config,
     scenes=SCENES_2B,
-    training=BUDGET,
     rows=(
         Row("softmax", of("mask_head", activation="softmax"), (24.8, 44.1, 25.1)),
         Row("sigmoid", unchanged, (30.3, 51.2, 31.5)),
@@ -201,8 +197,6 @@ TABLE_2C = Table(
     title="Pooling of RoIs at stride 16",
     paper_network="ResNet-50-C4",
     network=c4_config,
-    scenes=LARGE,
-    training=BUDGET,
     rows=(
         Row("RoIPool, max", of("pooler", operation="roi_pool", mode="max"), (26.9, 48.8, 26.4)),
         Row("RoIWarp, max", of("pooler", operation="roi_warp", mode="max"), (27.2, 49.2, 27.1)),
@@ -217,7 +211,6 @@ TABLE_2D = Table(
     paper_network="ResNet-50-C5",
     network=c5_config,
     scenes=SCENES_C5,
-    training=BUDGET,
     columns=MASK + BOX,
     rows=(
         Row("RoIPool", of("pooler", operation="roi_pool", mode="max"), (23.6, 46.5, 21.6, 28.2, 52.7, 26.9)),
@@ -229,8 +222,6 @@ TABLE_2E = Table(
     title="Mask branch",
     paper_network="ResNet-50-FPN",
     network=fpn_config,
-    scenes=LARGE,
-    training=BUDGET,
     rows=(
         Row("MLP", of("mask_head", branch="mlp", hidden=256), (31.5, 53.7, 32.8)),
         Row("deeper MLP", of("mask_head", branch="mlp", hidden=256, hidden_layers=3), (31.5, 54.0, 32.6)),
@@ -243,8 +234,6 @@ AGNOSTIC = Table(
     title="One mask for all classes, or one for each (section 4.2)",
     paper_network="ResNet-50-C4",
     network=c4_config,
-    scenes=LARGE,
-    training=BUDGET,
     rows=(
         Row("class-agnostic", of("mask_head", class_agnostic=True), (29.7, None, None)),
         Row("class-specific", unchanged, (30.3, 51.2, 31.5)),
@@ -256,7 +245,6 @@ TABLE_5 = Table(
     paper_network="ResNet-50-FPN",
     network=both_heads_config,
     scenes=SCENES_PEOPLE,
-    training=BUDGET,
     columns=ONE_OF_EACH,
     people=True,
     rows=(
@@ -276,7 +264,6 @@ TABLE_6 = Table(
     paper_network="ResNet-50-FPN",
     network=keypoint_config,
     scenes=SCENES_PEOPLE,
-    training=BUDGET,
     columns=KEYPOINT,
     people=True,
     rows=(

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import make_loader
 from minimaskrcnn.distributed import gather_json, rank, world_size
+from minimaskrcnn.markdown import table_lines
 from minimaskrcnn.mask_rcnn import Detection, MaskRCNN
 from minimaskrcnn.ops import paste_masks_rle
 from minimaskrcnn.test_time import ViewsConfig, detect_in_views
@@ -53,7 +54,8 @@ def to_results(
         for box, label, score in zip(boxes, detection["labels"].tolist(), detection["scores"].tolist())
     ]
     if "mask_probs" in detection:
-        probs, corners = detection["mask_probs"].float(), detection["boxes"].float()
+        probs = detection["mask_probs"].float()
+        corners = detection["boxes"].float()
         codes = paste_masks_rle(probs, corners, image_size, exact=exact_paste)
         for result, code in zip(results, codes):
             result["segmentation"] = code
@@ -205,12 +207,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def format_metrics(metrics: Metrics) -> str:
-    """A table, one row a kind; COCO's customary percent to one decimal.  Keypoints have a heading of their own."""
-    rows, heading = [], None
+    """A table in Markdown, one row a kind, in percent to one decimal; keypoints, of other numbers, have their own."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
     for kind, values in metrics.items():
-        if tuple(values) != heading:
-            heading = tuple(values)
-            rows.append("".join(["          ", *(f"{name:>7}" for name in heading)]))
-        cells = (f"{100 * value:7.1f}" if value >= 0 else "      –" for value in values.values())
-        rows.append("".join([f"{kind:10}", *cells]))
-    return "\n".join(rows)
+        rows = tables.setdefault(tuple(values), [["", *values]])
+        rows.append([kind, *(f"{100 * value:.1f}" if value >= 0 else "–" for value in values.values())])
+    return "\n\n".join("\n".join(table_lines(rows)) for rows in tables.values())

@@ -27,7 +27,9 @@ KIND_OF = {"bbox": "bbox", "segmentation": "segm", "keypoints": "keypoints"}  # 
 INTEGERS = ("id", "image_id", "category_id", "height", "width")
 
 
-def evaluate(results: Path, out: Path, annotations: Path | None, data: str | None, split: str | None) -> None:
+def evaluate_file(
+    results: Path, out: Path, annotations: Path | None, data: str | None, split: str | None
+) -> None:
     """The command `evaluate --results`: prints COCO's numbers and writes `out/metrics.json`.
 
     Compared with `annotations`, or with the file of a split of `data` that has what the results have.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from minimaskrcnn.data.toybox import CATEGORIES, ToyboxConfig, make_scene
-from minimaskrcnn.data.toybox_coco import bounding_box
+from minimaskrcnn.data.toybox.coco_masks import bounding_box
 from minimaskrcnn.data.transforms import Sample, Target
 
 # lessons/models/README.md says how it was made.

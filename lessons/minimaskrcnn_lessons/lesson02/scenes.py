@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minimaskrcnn.anchors import AnchorConfig, grid_anchors
 from minimaskrcnn.data.toybox import ToyboxConfig, make_scene
-from minimaskrcnn.data.toybox_coco import bounding_box
+from minimaskrcnn.data.toybox.coco_masks import bounding_box
 from minimaskrcnn.ops import box_convert
 
 # (height, width); a multiple of every stride of the toy network, so that nothing is padded.

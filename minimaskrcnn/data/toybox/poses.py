@@ -12,16 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 Array = np.ndarray
-KEYPOINT_NAMES = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee",
-    "left_ankle", "right_ankle",
-)  # fmt: skip
-# COCO's lines between keypoints, which it counts from 1.
-SKELETON = (
-    (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11),
-    (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
-)  # fmt: skip
 HEAD = 0.105  # radius
 # Degrees: how far a limb's upper half is spread sideways and swung ahead, then its lower half.
 ARMS = {
@@ -55,13 +45,15 @@ class Pose:
 
 def turned(yaw: float) -> Float[Array, "3 3"]:
     """Rows: the body's left, down and ahead in the picture frame, turned by `yaw` about the vertical."""
-    cos, sin = np.cos(yaw), np.sin(yaw)
+    cos = np.cos(yaw)
+    sin = np.sin(yaw)
     return np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
 
 
 def limb(start: Array, lengths: tuple[float, float], angles: Array, sign: int) -> tuple[Array, Array]:
     """Middle and end joint of an arm or a leg in the body frame; `sign` is 1 for the left, -1 for the right."""
-    joints, point = [], start
+    joints = []
+    point = start
     for length, spread, swing in zip(lengths, np.radians(angles[0::2]), np.radians(angles[1::2])):
         step = (sign * np.sin(spread), np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing))
         point = point + length * np.array(step)
@@ -71,11 +63,13 @@ def limb(start: Array, lengths: tuple[float, float], angles: Array, sign: int) -
 
 def body_joints(rng: np.random.Generator) -> Float[Array, "17 3"]:
     """Shoulders to ankles in the body frame, in a random pose; the five joints of the head are left at 0."""
-    arms, legs = ARM_PAIRS[rng.integers(len(ARM_PAIRS))], LEG_PAIRS[rng.integers(len(LEG_PAIRS))]
+    arms = ARM_PAIRS[rng.integers(len(ARM_PAIRS))]
+    legs = LEG_PAIRS[rng.integers(len(LEG_PAIRS))]
     swap_arms, swap_legs = rng.integers(0, 2, 2).tolist()
     joints = np.zeros((17, 3))
     for k, sign in enumerate((1, -1)):
-        shoulder, hip = np.array([sign * 0.118, -0.27, 0]), np.array([sign * 0.062, 0, 0])
+        shoulder = np.array([sign * 0.118, -0.27, 0])
+        hip = np.array([sign * 0.062, 0, 0])
         arm = np.array(ARMS[arms[k ^ swap_arms]]) + rng.normal(0, 7, 4)
         leg = np.array(LEGS[legs[k ^ swap_legs]]) + rng.normal(0, 4, 4)
         elbow, wrist = limb(shoulder, (0.15, 0.145), arm, sign)
@@ -89,7 +83,8 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     view = rng.choice(3, p=[0.6, 0.2, 0.2])
     side_yaw = rng.choice([-1, 1]) * rng.uniform(0.6, 1.7)
     yaw = (rng.uniform(-0.6, 0.6), side_yaw, np.pi + rng.uniform(-0.7, 0.7))[view]
-    body, face = turned(yaw), turned(yaw + rng.uniform(-0.4, 0.4))
+    body = turned(yaw)
+    face = turned(yaw + rng.uniform(-0.4, 0.4))
     joints = body_joints(rng) @ body
     head = np.array([0, -0.445, 0.015]) @ body
     features = [[0, 0.12, 0.92], [0.38, -0.1, 0.88], [-0.38, -0.1, 0.88], [1.0, 0.02, 0], [-1.0, 0.02, 0]]

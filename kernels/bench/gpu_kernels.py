@@ -1,22 +1,28 @@
-"""Our kernels on a GPU beside our torch path and torchvision's CUDA operations: the rows of `bench kernels`.
+"""Our kernels on a GPU beside our torch path and torchvision's CUDA operations.
 
 Each row is checked first: fresh random inputs, our kernel's outputs or gradients against those of the torch path in
 float32 on the same device.  What disagrees is not timed.  Then each implementation is timed, and its peak memory
 above what was there before is read.  The floor is the time in which the bytes that must move (`Case.read`, and what
 is written) move at the bandwidth of a large copy.  All times are medians of `triton.testing.do_bench`, with cold
 caches.  A cell is empty where an implementation is absent or cannot do it (torchvision, mostly).
+
+    python kernels/bench/gpu_kernels.py
 """
 
+import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import common
 import torch
+from kernel_cases import Case, Inputs, Outputs, Sizes, cases, size_of
+from kernel_table import COLUMNS, Cell, Measured, Row, texts
 from torch import Tensor
 
-from minimaskrcnn.bench.kernel_cases import Case, Inputs, Outputs, Sizes, cases, size_of
-from minimaskrcnn.bench.kernel_table import Cell, Measured, Row, header, line
+from minimaskrcnn.markdown import table_lines
 from minimaskrcnn.ops.backend import Backend
 
 Call = Callable[[], tuple[Tensor, ...]]
@@ -35,24 +41,31 @@ def run(only: str = "", out: Path | None = None) -> int:
     Raises ValueError where torch sees no GPU and where no row's name contains `only`.
     """
     if not torch.cuda.is_available():
-        raise ValueError("bench kernels needs a GPU, and torch sees none; bench ops measures on the CPU")
+        raise ValueError("there must be a GPU, and torch sees none; ops.py measures on the CPU")
     from triton.testing import do_bench
 
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "triton", "torchvision"))
-    lines = [f"{torch.cuda.get_device_name()}, {versions}.\n", *header()]
-    print("\n".join(lines))
-    refused = 0
-    for row in rows(torch.device("cuda"), Sizes(), lambda call: do_bench(call, return_mode="median"), only=only):
-        lines.append(line(row))
-        print(lines[-1], flush=True)
-        refused += row.refused
+    lines = [f"{torch.cuda.get_device_name()}, {versions}.\n"]
+    print(lines[0])
+    found: list[Row] = []
+
+    def cells() -> Iterator[list[str]]:
+        yield COLUMNS
+        time = partial(do_bench, return_mode="median")
+        for row in rows(torch.device("cuda"), Sizes(), time, only=only):
+            found.append(row)
+            yield texts(row)
+
+    for line in table_lines(cells(), [3] * len(COLUMNS)):
+        lines.append(line)
+        print(line, flush=True)
     if out is not None:
         temporary = out.with_name(f"{out.name}.partial")
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         temporary.replace(out)
-    return refused
+    return sum(row.refused for row in found)
 
 
 def rows(
@@ -186,9 +199,14 @@ def _measure_if_able(
 ) -> Cell:
     """Empty where the implementation is not there, or lacks the dtype or a deterministic form."""
     try:
-        return _measure(prepare, time, device, deterministic)
+        with _deterministic(deterministic):
+            # What it cannot do shows here, before the clock starts.
+            prepare()()
+    except torch.OutOfMemoryError:
+        return "out of memory"
     except (ImportError, RuntimeError):
         return ""
+    return _measure(prepare, time, device, deterministic)
 
 
 def _peak(call: Call, device: torch.device) -> int | None:
@@ -220,3 +238,18 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; exit code 1 where a result is wrong."""
+    parser = argparse.ArgumentParser(description="Our kernels on this machine's GPU, checked and then timed.")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the rows whose name contains it")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    options = parser.parse_args(arguments)
+    refused = common.run(parser, lambda: run(options.only, options.out))
+    if refused:
+        raise SystemExit(f"{parser.prog}: {refused} rows disagree with the torch path and were not timed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,26 +1,31 @@
 """Our operations beside torchvision's: the same inputs, the same run, calls taken in turn.
 
 The sizes are those of a training step of Mask R-CNN at full resolution: 1000 proposals on a pyramid of 256 channels,
-100 detections pasted into a picture of 800 × 1333.  `python -m minimaskrcnn bench ops` prints a table of medians;
-torchvision's column is empty where torchvision does not import.
+100 detections pasted into a picture of 800 × 1333.  It prints a table of medians; torchvision's column is empty where
+torchvision does not import.
 
-Written to be called by the command line and by hand: `python -m minimaskrcnn.bench.ops`.
+    python kernels/bench/ops.py
 """
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 from types import ModuleType
 from typing import NamedTuple
 
+import common
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from minimaskrcnn import ops
+from minimaskrcnn.markdown import table_lines
 
 Call = Callable[[], object]
+HEADING = ["operation", "torchvision", "ours", "ratio", "goal"]
+WIDTHS = [56, 11, 7, 5, 4]
 
 
 class Case(NamedTuple):
@@ -34,22 +39,27 @@ class Case(NamedTuple):
 
 def run(repeats: int = 7) -> None:
     """Print a table of the median times of `repeats` calls, in milliseconds."""
-    peer = _torchvision()
+    peer = common.torchvision()
     device = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     beside = f"torchvision {peer.__version__}" if peer else "no torchvision here: its column is empty"
     print(f"Operations on the CPU, {device}, {beside}; medians of {repeats} calls in ms\n")
-    print(f"| {'operation':<56} | torchvision |    ours | ratio | goal |")
-    print(f"|{'-' * 58}|------------:|--------:|------:|-----:|")
+    for line in table_lines(_rows(repeats, peer is not None), WIDTHS):
+        print(line, flush=True)
+
+
+def _rows(repeats: int, with_peer: bool) -> Iterator[list[str]]:
+    yield HEADING
     for case in _cases():
-        theirs, ours = _times(case, repeats, peer is not None)
-        goal = f"{case.goal:g}" if case.goal else ""
-        peer_ms, ratio = (f"{theirs:.1f}", f"{theirs / ours:.1f}") if theirs else ("", "")
-        print(f"| {case.name:<56} | {peer_ms:>11} | {ours:>7.1f} | {ratio:>5} | {goal:>4} |", flush=True)
+        theirs, ours = _times(case, repeats, with_peer)
+        peer_ms = f"{theirs:.1f}" if theirs else ""
+        ratio = f"{theirs / ours:.1f}" if theirs else ""
+        yield [case.name, peer_ms, f"{ours:.1f}", ratio, f"{case.goal:g}" if case.goal else ""]
 
 
 def _times(case: Case, repeats: int, with_peer: bool) -> tuple[float | None, float]:
     """Median milliseconds of the peer's call and of ours, taken in turn so that both meet the same disturbances."""
-    peer, ours = [], []
+    peer = []
+    ours = []
     for _ in range(repeats + 1):
         if with_peer:
             peer.append(_milliseconds(case.peer))
@@ -62,15 +72,6 @@ def _milliseconds(call: Call) -> float:
     start = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - start)
-
-
-def _torchvision() -> ModuleType | None:
-    """torchvision, which raises RuntimeError where it was built for another torch."""
-    try:
-        import torchvision
-    except (ModuleNotFoundError, RuntimeError):
-        return None
-    return torchvision
 
 
 def _cases() -> list[Case]:
@@ -99,7 +100,8 @@ def _pooling(random: torch.Generator) -> list[Case]:
     pyramid = [torch.randn(1, 256, 200 >> i, 336 >> i, generator=random) for i in range(4)]
     sides = 2 ** (4 + 5 * torch.rand(1000, 2, generator=random))
     proposals = torch.cat([boxes[:, :2] * 6, boxes[:, :2] * 6 + sides], 1)
-    image, strides = torch.zeros(1000, dtype=torch.int64), [4, 8, 16, 32]
+    image = torch.zeros(1000, dtype=torch.int64)
+    strides = [4, 8, 16, 32]
 
     def peer_pyramid() -> Tensor:
         from torchvision.ops import MultiScaleRoIAlign
@@ -203,7 +205,8 @@ def _suppression(random: torch.Generator) -> list[Case]:
 
 def _pasting(random: torch.Generator) -> list[Case]:
     masks = torch.rand(100, 28, 28, generator=random)
-    boxes, size = _boxes((100,), (800, 1333), 10, 310, random), (800, 1333)
+    boxes = _boxes((100,), (800, 1333), 10, 310, random)
+    size = (800, 1333)
 
     def peer() -> Tensor:
         from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -247,5 +250,13 @@ def _peer_ops() -> ModuleType:
     return torchvision.ops
 
 
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Our operations beside torchvision's, on the CPU.")
+    repeats = "runs of which the median counts (default 7)"
+    parser.add_argument("--repeats", type=common.positive_int, default=7, help=repeats)
+    run(parser.parse_args(arguments).repeats)
+
+
 if __name__ == "__main__":
-    run()
+    main()

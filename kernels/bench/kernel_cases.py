@@ -1,4 +1,4 @@
-"""What `bench kernels` measures: each operation at the sizes of Mask R-CNN on pictures of 800 × 1333 (`Sizes`).
+"""What `gpu_kernels.py` measures: each operation at the sizes of Mask R-CNN on pictures of 800 × 1333 (`Sizes`).
 
 A case draws its inputs and knows the operation on them: ours, with any backend, and torchvision's.  A backward case
 names the inputs that it differentiates by.  The goals are the project's promises.
@@ -135,7 +135,8 @@ def _multiscale(sizes: Sizes, batch: int, count: int, bins: int, dtype: torch.dt
 
 
 def _single_map(sizes: Sizes, dtype: torch.dtype) -> Case:
-    (count, bins), stride = sizes.regions[0], STRIDES[0]
+    count, bins = sizes.regions[0]
+    stride = STRIDES[0]
     size = (bins, bins)
 
     def ours(backend: Backend, inputs: Inputs) -> Tensor:
@@ -158,7 +159,8 @@ def _single_map(sizes: Sizes, dtype: torch.dtype) -> Case:
 
 
 def _roi_pool(sizes: Sizes) -> Case:
-    (count, bins), stride = sizes.regions[0], 16
+    count, bins = sizes.regions[0]
+    stride = 16
 
     def peer(inputs: Inputs) -> Tensor:
         from torchvision.ops import roi_pool
@@ -175,7 +177,8 @@ def _roi_pool(sizes: Sizes) -> Case:
 
 
 def _roi_warp(sizes: Sizes) -> Case:
-    (count, bins), stride = sizes.regions[0], 16
+    count, bins = sizes.regions[0]
+    stride = 16
 
     def ours(backend: Backend, inputs: Inputs) -> Tensor:
         return ops.roi_warp(*inputs, (bins, bins), 1 / stride, 2, backend=backend)

@@ -4,20 +4,26 @@ It gets what a fair comparison asks for: pictures at the size that the demo trai
 (it starts from random weights, as the demo does), the demo's numbers of anchors, proposals and RoIs, its optimiser,
 precision, augmentation and cosine schedule.  Its network stays torchvision's: ResNet-18 and a pyramid of 256
 channels, the smallest on offer.
+
+    python kernels/bench/demo.py --minutes 5
 """
 
+import argparse
 import itertools
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.commands import demo_scenes
+from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import CachedDataset, make_loader, training_batches
-from minimaskrcnn.engine.evaluate import Metrics, coco_metrics, to_results
+from minimaskrcnn.engine.evaluate import Metrics, coco_metrics, format_metrics, to_results
 from minimaskrcnn.engine.recipes import PRESETS, cpu_precision
 from minimaskrcnn.engine.train import learning_rate, make_optimizer
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
@@ -34,7 +40,8 @@ def make_peer(config: MaskRCNNConfig, min_size: int) -> Any:
     )
     sizes = tuple((size,) for size in (8, 16, 32, 64, 128))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-    rpn, head = config.rpn, config.box_head
+    rpn = config.rpn
+    head = config.box_head
     return MaskRCNN(
         backbone,
         config.num_classes,
@@ -94,3 +101,30 @@ def evaluate(peer: Any, dataset: CocoDataset) -> Metrics:
                 row["segmentation"] = mask_utils.encode(np.asfortranarray(bitmap))
             results += rows
     return coco_metrics(dataset.annotation_file, results)
+
+
+def run(out: Path, minutes: float, batch_size: int) -> None:
+    """Train torchvision's model on the scenes of `out/toybox` for `minutes`, and print what it reaches."""
+    root = demo_scenes(out / "toybox")
+    dataset = open_coco(root, "train")
+    held_out = open_coco(root, "val")
+    recipe = PRESETS["maskrcnn_toy"]
+    torch.manual_seed(0)
+    model = make_peer(recipe.config(dataset.num_classes), recipe.training.augment.min_sizes[-1])
+    steps = train_for(model, dataset, minutes, batch_size)
+    print(f"torchvision, resnet18-FPN: {steps} steps of {batch_size} in {minutes:g} minutes")
+    print(format_metrics(evaluate(model, held_out)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="torchvision's model on the demo's scenes.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where `demo` wrote its scenes")
+    parser.add_argument("--minutes", type=common.positive_float, default=5.0, help="of training (default 5)")
+    parser.add_argument("--batch-size", type=common.positive_int, default=8)
+    options = parser.parse_args(arguments)
+    common.run(parser, lambda: run(options.out, options.minutes, options.batch_size))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from minimaskrcnn.data.toybox_shapes import norm
+from minimaskrcnn.data.toybox.shapes import norm
 
 Array = np.ndarray
 

@@ -1,9 +1,9 @@
-"""The table of `bench kernels`: what a row holds, its line in markdown, and whether it meets its goals."""
+"""The table of `gpu_kernels.py`: what a row holds, its cells, and whether it meets its goals."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from minimaskrcnn.bench.kernel_cases import Case, Goal
+from kernel_cases import Case, Goal
 
 IMPLEMENTATIONS = ("ours", "torch", "torchvision")
 COLUMNS = [
@@ -38,16 +38,12 @@ class Row:
     peer: Cell = ""
 
 
-def header() -> list[str]:
-    """The first two lines of the table."""
-    return ["| " + " | ".join(COLUMNS) + " |", "|:---|" + "---:|" * (len(COLUMNS) - 1)]
-
-
-def line(row: Row) -> str:
-    """A row of the table, and whether it meets its goals."""
+def texts(row: Row) -> list[str]:
+    """A row's cells, one for each of `COLUMNS`."""
     cells = (row.ours, row.torch, row.peer)
-    speedup, share = _speedup(row), _share(row)
-    values = [
+    speedup = _speedup(row)
+    share = _share(row)
+    return [
         row.case.name,
         *(cell if isinstance(cell, str) else f"{cell.milliseconds:.3f}" for cell in cells),
         "" if speedup is None else f"{speedup:.1f}",
@@ -58,7 +54,6 @@ def line(row: Row) -> str:
         _goal_text(row.case.goal),
         _verdict(row),
     ]
-    return "| " + " | ".join(values) + " |"
 
 
 def _speedup(row: Row) -> float | None:
@@ -84,7 +79,8 @@ def _goal_text(goal: Goal) -> str:
 
 def _verdict(row: Row) -> str:
     """'met', 'not met', or 'unknown' where what a goal compares with is missing; empty without a goal."""
-    goal, met = row.case.goal, []
+    goal = row.case.goal
+    met = []
     if goal.speedup is not None:
         speedup = _speedup(row)
         met.append(None if speedup is None else speedup >= goal.speedup)

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from minimaskrcnn.data.toybox_pose import HEAD, Pose, draw_pose, near_side
-from minimaskrcnn.data.toybox_shapes import (
+from minimaskrcnn.data.toybox.poses import HEAD, Pose, draw_pose, near_side
+from minimaskrcnn.data.toybox.shapes import (
     INK,
     Brush,
     Sprite,
@@ -70,14 +70,16 @@ def stick(
     ends: Array, radii: tuple[float, float], colour: Array, depth: float, joints: tuple[int, ...] = ()
 ) -> Part:
     """A capsule between the two points `ends [2, 2]`."""
-    (x0, y0), (x1, y1) = ends.min(axis=0) - max(radii), ends.max(axis=0) + max(radii)
+    x0, y0 = ends.min(axis=0) - max(radii)
+    x1, y1 = ends.max(axis=0) + max(radii)
     shape = partial(capsule, a=ends[0], b=ends[1], ra=radii[0], rb=radii[1])
     return Part(distance=shape, box=(x0, y0, x1, y1), colour=colour, depth=depth, joints=frozenset(joints))
 
 
 def patch(corners: Array, radius: float, colour: Array, depth: float, joints: tuple[int, ...]) -> Part:
     """A polygon `[n, 2]` grown by `radius`."""
-    (x0, y0), (x1, y1) = corners.min(axis=0) - radius, corners.max(axis=0) + radius
+    x0, y0 = corners.min(axis=0) - radius
+    x1, y1 = corners.max(axis=0) + radius
 
     def shape(x: Array, y: Array) -> Array:
         return polygon_distance(x, y, corners) - radius
@@ -87,7 +89,9 @@ def patch(corners: Array, radius: float, colour: Array, depth: float, joints: tu
 
 def limb_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     """Arms, hands, legs and shoes.  An arm is a little darker than its shirt, to show in front of it."""
-    flat, depths, parts = pose.joints[:, :2] * size, pose.joints[:, 2], []
+    flat = pose.joints[:, :2] * size
+    depths = pose.joints[:, 2]
+    parts = []
     sleeve = mix(outfit.shirt, INK, 0.1)
     lower_sleeve = sleeve if outfit.long_sleeves else outfit.skin
     lower_leg = outfit.skin if outfit.skirt else outfit.trousers
@@ -137,7 +141,8 @@ def hair_distance(x: Array, y: Array, centre: Array, r: float, gaze: Array) -> A
 
 def hat_distance(x: Array, y: Array, centre: Array, r: float, gaze: Array) -> Array:
     """A crown, flat below, with a brim that is longer where the face looks."""
-    middle, edge = centre - [0, 0.12 * r], np.float32(centre[1] - 0.4 * r)
+    middle = centre - [0, 0.12 * r]
+    edge = np.float32(centre[1] - 0.4 * r)
     left = centre + np.array([-0.9 + 0.6 * min(gaze[0], 0), -0.42]) * r
     right = centre + np.array([0.9 + 0.6 * max(gaze[0], 0), -0.42]) * r
     crown = np.maximum(capsule(x, y, middle, middle, 1.14 * r, 1.14 * r), y - edge)
@@ -146,7 +151,9 @@ def hat_distance(x: Array, y: Array, centre: Array, r: float, gaze: Array) -> Ar
 
 def head_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     """Head, ears, hair, and for some a hat."""
-    centre, r, gaze = pose.head[:2] * size, HEAD * size, pose.gaze
+    centre = pose.head[:2] * size
+    r = HEAD * size
+    gaze = pose.gaze
     ears = frozenset((3, 4))
     box = (centre[0] - 1.7 * r, centre[1] - 1.3 * r, centre[0] + 1.7 * r, centre[1] + 1.3 * r)
     parts = [stick(centre[None].repeat(2, axis=0), (r, r), outfit.skin, 0.05, (0, 1, 2, 3, 4))]
@@ -167,7 +174,9 @@ def head_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
 
 def face_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     """Nose and eyes where they are on the near side, and the smile of a face that is turned to the viewer."""
-    r, near, dark = HEAD * size, near_side(pose), mix(outfit.skin, INK, 0.3)
+    r = HEAD * size
+    near = near_side(pose)
+    dark = mix(outfit.skin, INK, 0.3)
     parts = []
     for k, colour in ((0, dark), (1, INK), (2, INK)):
         if near[k]:
@@ -175,7 +184,8 @@ def face_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
                 stick(pose.joints[[k, k], :2] * size, (0.11 * r, 0.11 * r), colour, 0.062, (0, 1, 2))
             )
     if pose.gaze[2] > 0.3:
-        across, middle = 0.2 * pose.gaze[2], 0.85 * pose.gaze[0]
+        across = 0.2 * pose.gaze[2]
+        middle = 0.85 * pose.gaze[0]
         corners = np.array([[middle - across, 0.47], [middle, 0.55], [middle + across, 0.47]])
         smile = pose.head[:2] * size + corners * r
         parts += [stick(smile[k : k + 2], (0.05 * r, 0.05 * r), dark, 0.062) for k in (0, 1)]
@@ -190,8 +200,10 @@ def paint_parts(
     The distance is right as far as `margin` outside, which is as far as a shadow reaches.
     """
     shape = (y.size, x.size)
-    rgb, alpha = np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
-    distance, topmost = np.full(shape, 1e3, np.float32), np.full(shape, -1)
+    rgb = np.zeros((*shape, 3), np.float32)
+    alpha = np.zeros(shape, np.float32)
+    distance = np.full(shape, 1e3, np.float32)
+    topmost = np.full(shape, -1)
     for k, part in enumerate(parts):
         x0, x1 = np.searchsorted(x[0], [part.box[0] - margin, part.box[2] + margin])
         y0, y1 = np.searchsorted(y[:, 0], [part.box[1] - margin, part.box[3] + margin])
@@ -221,15 +233,19 @@ def nearest_painted(topmost: Int[Array, "h w"], pixel: Int[Array, "17 2"]) -> In
 
 def draw_person(rng: np.random.Generator, area: float, outfit: Outfit, brush: Brush) -> Sprite:
     """A person of about `area` square pixels in a random pose, with 17 keypoints in the window's pixels."""
-    size, pose = (area / UNIT_AREA) ** 0.5, draw_pose(rng)
+    size = (area / UNIT_AREA) ** 0.5
+    pose = draw_pose(rng)
     pieces = (limb_parts, trunk_parts, head_parts, face_parts)
     parts = [part for piece in pieces for part in piece(pose, size, outfit)]
     parts = sorted(parts, key=lambda part: part.depth)
     boxes = np.array([part.box for part in parts])
-    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    half, offset = (high - low) / 2 + 2 * brush.blur, rng.uniform(-0.5, 0.5, 2)
+    low = boxes[:, :2].min(axis=0)
+    high = boxes[:, 2:].max(axis=0)
+    half = (high - low) / 2 + 2 * brush.blur
+    offset = rng.uniform(-0.5, 0.5, 2)
     x, y = window(half[1], half[0], tuple(offset.tolist()))
-    x, y = x + np.float32((low + high)[0] / 2), y + np.float32((low + high)[1] / 2)
+    x = x + np.float32((low + high)[0] / 2)
+    y = y + np.float32((low + high)[1] / 2)
     rgb, alpha, distance, topmost = paint_parts(parts, x, y, 2 * brush.blur)
     shade = np.clip(0.08 + 0.16 * (x * brush.light[0] + y * brush.light[1]) / size, 0, 0.2)
     rgb = mix(rgb, INK * alpha[..., None], shade).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From masks to COCO's annotation format, and the JSON around it.
+"""From masks to COCO's annotation format: bounding boxes, polygons and run lengths.
 
 A mask becomes polygons that run along pixel borders (continuous coordinates: pixel i covers [i, i+1)), one polygon
 for each 8-connected part, so that pycocotools decodes the same mask.  Polygons have no holes: a mask with one
@@ -8,22 +8,22 @@ string).  Axes: h, w is the picture.
 Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 """
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
+from minimaskrcnn.data.segmentation import unpack_runs
+
 Array = np.ndarray
-Segmentation = list[list[int]] | dict[str, list[int] | str]
+EncodedMask = list[list[int]] | dict[str, list[int] | str]
 
 
 def bounding_box(mask: Bool[Array, "h w"]) -> list[float]:
     """COCO's `[x, y, width, height]` of a mask that is not empty; the last pixel ends at x + width."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    left, top = int(columns[0]), int(rows[0])
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    left = int(columns[0])
+    top = int(rows[0])
     return [float(left), float(top), float(columns[-1] + 1 - left), float(rows[-1] + 1 - top)]
 
 
@@ -34,13 +34,11 @@ def border_headings(mask: Bool[Array, "h w"]) -> dict[int, int]:
     come in reading order.  Two bits are set where two pixels of the mask touch in that corner only.
     """
     inside = np.pad(mask, 1)
-    nw, ne, sw, se = inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]
-    bits = (
-        (se & ~ne) * np.uint8(1)
-        + (sw & ~se) * np.uint8(2)
-        + (nw & ~sw) * np.uint8(4)
-        + (ne & ~nw) * np.uint8(8)
-    )
+    nw = inside[:-1, :-1]
+    ne = inside[:-1, 1:]
+    sw = inside[1:, :-1]
+    se = inside[1:, 1:]
+    bits = (se & ~ne) * 1 + (sw & ~se) * 2 + (nw & ~sw) * 4 + (ne & ~nw) * 8
     corners = np.flatnonzero(bits)
     return dict(zip(corners.tolist(), bits.ravel()[corners].tolist()))
 
@@ -48,7 +46,9 @@ def border_headings(mask: Bool[Array, "h w"]) -> dict[int, int]:
 def trace_borders(mask: Bool[Array, "h w"]) -> list[list[int]]:
     """Closed borders as `[x0, y0, x1, y1, ...]`, turns only: clockwise around parts, the other way in holes."""
     stride = mask.shape[1] + 1
-    steps, left, loops = (1, stride, -1, -stride), border_headings(mask), []
+    steps = (1, stride, -1, -stride)
+    left = border_headings(mask)
+    loops = []
     while left:
         first = corner = next(iter(left))  # the topmost, then leftmost: the border turns there
         loop: list[int] = []
@@ -69,18 +69,12 @@ def trace_borders(mask: Bool[Array, "h w"]) -> list[list[int]]:
 
 def signed_area(loop: list[int]) -> float:
     """Area within a closed border, negative where it runs counter-clockwise, as holes do."""
-    x, y = np.array(loop[0::2]), np.array(loop[1::2])
+    x = np.array(loop[0::2])
+    y = np.array(loop[1::2])
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
 
 
-def run_lengths(mask: Bool[Array, "h w"]) -> list[int]:
-    """COCO's uncompressed counts: lengths of the runs down the columns, zeros first."""
-    flat = mask.ravel(order="F")
-    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    return ([0] if flat[0] else []) + np.diff(bounds).tolist()
-
-
-def segmentation(mask: Bool[Array, "h w"], *, polygons: bool, compressed: bool) -> Segmentation:
+def segmentation(mask: Bool[Array, "h w"], *, polygons: bool, compressed: bool) -> EncodedMask:
     """A mask in one of COCO's three forms: polygons if asked for and the mask has no hole, otherwise RLE.
 
     Raises ValueError for an empty mask, which COCO has no annotation for.
@@ -90,15 +84,6 @@ def segmentation(mask: Bool[Array, "h w"], *, polygons: bool, compressed: bool) 
     loops = trace_borders(mask) if polygons else []
     if polygons and all(signed_area(loop) > 0 for loop in loops):
         return loops
-    if compressed:
-        code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        return {"size": list(mask.shape), "counts": code["counts"].decode("ascii")}
-    return {"size": list(mask.shape), "counts": run_lengths(mask)}
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write through a temporary name, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-    os.replace(partial, path)
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    counts = code.decode("ascii") if compressed else unpack_runs(code).tolist()
+    return {"size": list(mask.shape), "counts": counts}

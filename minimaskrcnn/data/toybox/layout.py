@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from minimaskrcnn.data import toybox_backdrop as backdrops
-from minimaskrcnn.data.toybox_coco import bounding_box
-from minimaskrcnn.data.toybox_people import draw_person, dress
-from minimaskrcnn.data.toybox_shapes import Brush, Sprite, draw_figure
+from minimaskrcnn.data.toybox import backdrop as backdrops
+from minimaskrcnn.data.toybox.coco_masks import bounding_box
+from minimaskrcnn.data.toybox.people import draw_person, dress
+from minimaskrcnn.data.toybox.shapes import Brush, Sprite, draw_figure
 
 Array = np.ndarray
 CATEGORIES: tuple[dict[str, int | str], ...] = (
@@ -90,7 +90,8 @@ class Placed:
     ) -> tuple[tuple[slice, slice], ...]:
         """The rectangle in the picture, and the same in the sprite, moved by `shift` (down, right)."""
         rows, columns = self.sprite.alpha.shape
-        top, left = self.top + shift[0], self.left + shift[1]
+        top = self.top + shift[0]
+        left = self.left + shift[1]
         y0, y1 = np.clip([top, top + rows], 0, height).tolist()
         x0, x1 = np.clip([left, left + columns], 0, width).tolist()
         return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
@@ -154,7 +155,8 @@ def centre(placed: Placed) -> Float[Array, "2"]:
 
 def apart(rng: np.random.Generator, sprite: Sprite, size: tuple[int, int], others: list[Placed]) -> Placed:
     """The one of three random places that is furthest from other objects and the border, so that pictures fill."""
-    places, rooms = [], []
+    places = []
+    rooms = []
     for spot in rng.uniform(0.05, 0.95, (3, 2)) * size:
         gaps = [float(np.linalg.norm(spot - centre(other))) for other in others]
         rooms.append(min([*gaps, *(2.5 * spot).tolist(), *(2.5 * (size - spot)).tolist()]))
@@ -166,14 +168,16 @@ def attached(rng: np.random.Generator, sprite: Sprite, others: list[Placed]) -> 
     """A place that overlaps another object: of two picked at random, the one that is nearer in size."""
     picks = [others[k] for k in rng.integers(0, len(others), 2)]
     other = min(picks, key=lambda one: abs(np.log(radius(one.sprite) / radius(sprite))))
-    away, turn = (radius(sprite) + radius(other.sprite)) * rng.uniform(0.45, 1.0), rng.uniform(0, 2 * np.pi)
+    away = (radius(sprite) + radius(other.sprite)) * rng.uniform(0.45, 1.0)
+    turn = rng.uniform(0, 2 * np.pi)
     y, x = centre(other) + away * np.array([np.sin(turn), np.cos(turn)])
     return centred(sprite, float(y), float(x))
 
 
 def visible_masks(layers: list[Layer]) -> list[Bool[Array, "h w"]]:
     """What later layers leave of each."""
-    masks, covered = [], np.zeros((), bool)
+    masks = []
+    covered = np.zeros((), bool)
     for layer in reversed(layers):
         masks.append(layer.whole & ~covered)
         covered = covered | layer.whole
@@ -199,10 +203,12 @@ def draw_crowd(rng: np.random.Generator, size: tuple[int, int], palette: Palette
     """Ten to nineteen small people, or small figures of one class, in staggered rows: one crowd region."""
     height, width = size
     category_id = PERSON if rng.random() < 0.6 else int(rng.choice(list(FIGURE_NAMES)))
-    count, area = int(rng.integers(10, 20)), height * width * rng.uniform(0.003, 0.006)
+    count = int(rng.integers(10, 20))
+    area = height * width * rng.uniform(0.003, 0.006)
     step = area**0.5 * (0.75, 1.15)[category_id != PERSON]  # people are narrow
     per_row = -(-count // int(rng.integers(2, 4)))
-    y0, x0 = rng.uniform(0.15, 0.75) * height, rng.uniform(0.0, 0.5) * width
+    y0 = rng.uniform(0.15, 0.75) * height
+    x0 = rng.uniform(0.0, 0.5) * width
     placed = []
     for k in range(count):
         row, column = divmod(k, per_row)
@@ -233,11 +239,14 @@ def arrange(
     if rng.random() < config.empty_share:
         return []
     low, high = config.objects
-    count, layers = low + int(rng.binomial(high - low, 0.53)), []
+    count = low + int(rng.binomial(high - low, 0.53))
+    layers = []
     if rng.random() < config.crowd_share:
-        layers, count = [draw_crowd(rng, size, palette, brush)], max(low, count - 2)
+        layers = [draw_crowd(rng, size, palette, brush)]
+        count = max(low, count - 2)
     for k, (category_id, share) in enumerate(draw_plan(rng, config, count)):
-        colour, area = palette.objects[k % len(palette.objects)], share * size[0] * size[1]
+        colour = palette.objects[k % len(palette.objects)]
+        area = share * size[0] * size[1]
         sprite = draw_object(rng, category_id, area, colour, palette, brush)
         objects = [layer for layer in layers if not layer.iscrowd]
         others = partners = [layer.sprites[0] for layer in objects]
@@ -245,7 +254,8 @@ def arrange(
         # Nothing more is drawn where the share is 0: the frozen distribution would be another one.
         if attach and config.same_class_share > 0 and rng.random() < config.same_class_share:
             partner = objects[int(rng.integers(len(objects)))]
-            category_id, partners = partner.category_id, [partner.sprites[0]]
+            category_id = partner.category_id
+            partners = [partner.sprites[0]]
             sprite = draw_object(rng, category_id, area, colour, palette, brush)
         for attempt in range(12):
             overlap = attach and attempt < 8

@@ -5,21 +5,25 @@ parts in its own order.  torchvision's time is that of its whole model, where it
 taken in turn with ours.  Random weights find many objects, so the heads are as busy as they can be: real pictures
 take less.
 
-    python -m minimaskrcnn bench model --preset maskrcnn_resnet50_fpn
+    python kernels/bench/model.py --preset maskrcnn_resnet50_fpn
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
+import common
 import torch
 from torch import Tensor
 
 from minimaskrcnn.box_head import sample_rois
+from minimaskrcnn.commands import recipe_of
 from minimaskrcnn.data.transforms import Target, preprocess
-from minimaskrcnn.devices import describe_device
+from minimaskrcnn.devices import choose_device, describe_device
+from minimaskrcnn.markdown import table_lines
 from minimaskrcnn.mask_rcnn import Detection, HeadOutputs, MaskRCNN, MaskRCNNConfig, padded_size, to_pictures
 from minimaskrcnn.rpn import propose, rpn_losses
 
@@ -39,7 +43,8 @@ class Watch:
     """Milliseconds by stage; a GPU is waited for after each."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.rows = device, list[Row]()
+        self.device = device
+        self.rows = list[Row]()
 
     def __call__(self, stage: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
@@ -59,7 +64,8 @@ def inference(model: MaskRCNN, images: list[Tensor], timed: Timed) -> list[Detec
     output = timed("RPN", model.rpn, features, model.strides, padded_size(batch))
     proposals = timed("proposals", propose, output, batch.image_sizes, config.rpn, training=False)
     found = timed("box head", model._detect, features, proposals, batch)
-    probs, keypoints = None, (None, None)
+    probs = None
+    keypoints = (None, None)
     if model.mask_head is not None:
         probs = timed("mask head", model._mask_probs, features, found)
     if model.keypoint_head is not None:
@@ -130,13 +136,11 @@ def run(
 
 def make_peer(name: str, config: MaskRCNNConfig, size: tuple[int, int]) -> Any:
     """torchvision's model of the same layers, as many of them frozen; None where it has none or does not import."""
-    try:
-        from torchvision.models import detection
-        from torchvision.ops import FrozenBatchNorm2d
-    except (ModuleNotFoundError, RuntimeError):
+    if name not in PEERS or common.torchvision() is None:
         return None
-    if name not in PEERS:
-        return None
+    from torchvision.models import detection
+    from torchvision.ops import FrozenBatchNorm2d
+
     kind, body = PEERS[name]
     backbone = detection.backbone_utils.resnet_fpn_backbone(
         backbone_name=body,
@@ -188,7 +192,8 @@ def _measure(
     ours: Callable[[Watch], None], other: Callable[[], None] | None, device: torch.device, repeats: int
 ) -> tuple[list[Row], float, float | None]:
     """Median milliseconds of each stage, of all of them together and of the peer, the two taken in turn."""
-    runs, peers = [], []
+    runs = []
+    peers = []
     for _ in range(repeats + 1):
         watch = Watch(device)
         ours(watch)
@@ -205,11 +210,48 @@ def _measure(
 
 
 def _print(title: str, rows: list[Row], total: float, peer: float | None) -> None:
-    print(f"\n| {title:<17} |       ms | share |\n|{'-' * 19}|---------:|------:|")
-    for stage, value in rows:
-        print(f"| {stage:<17} | {value:8.1f} | {100 * value / total:4.0f}% |")
-    print(f"| {'all':<17} | {total:8.1f} |  100% |", flush=True)
+    table = [[title, "ms", "share"]]
+    table += [[stage, f"{value:.1f}", f"{100 * value / total:.0f}%"] for stage, value in rows]
+    table.append(["all", f"{total:.1f}", "100%"])
+    if peer is not None:
+        table.append(["torchvision", f"{peer:.1f}", ""])
+    print("", *table_lines(table), sep="\n", flush=True)
     if peer is None:
         print("torchvision: no model of these layers, or it does not import here")
     else:
-        print(f"| {'torchvision':<17} | {peer:8.1f} |       |\ntorchvision's time / ours: {peer / total:.2f}")
+        print(f"torchvision's time / ours: {peer / total:.2f}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="A whole model stage by stage, beside torchvision's.")
+    parser.add_argument("--preset", default="maskrcnn_resnet50_fpn", help="the network")
+    parser.add_argument(
+        "--height", type=common.positive_int, default=800, help="of the pictures (default 800)"
+    )
+    parser.add_argument("--width", type=common.positive_int, default=1216, help="(default 1216)")
+    parser.add_argument("--batch-size", type=common.positive_int, default=1)
+    parser.add_argument(
+        "--repeats", type=common.positive_int, default=3, help="runs of which the median counts"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    options = parser.parse_args(arguments)
+    common.run(parser, lambda: _of_preset(options))
+
+
+def _of_preset(options: argparse.Namespace) -> None:
+    config = recipe_of(options.preset).config(91)
+    if config.keypoint_head is not None:
+        config = recipe_of(options.preset).config(2)
+    run(
+        options.preset,
+        config,
+        choose_device(options.device),
+        size=(options.height, options.width),
+        batch=options.batch_size,
+        repeats=options.repeats,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Int
 Array = np.ndarray
 Distance = Callable[[Array, Array], Array]
 INK = np.array([0.13, 0.14, 0.22], np.float32)
-PAPER = np.array([1.0, 0.98, 0.94], np.float32)
+CREAM = np.array([1.0, 0.98, 0.94], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,8 @@ class Sprite:
     rgb: Float32[Array, "h w 3"]  # premultiplied
     alpha: Float32[Array, "h w"]
     shadow: Float32[Array, "h w"]
-    keypoints: Int[Array, "17 3"] | None = (
-        None  # (x, y, v) in the window; v is 1 where the body hides the joint
-    )
+    # (x, y, v) in the window; v is 1 where the body hides the joint
+    keypoints: Int[Array, "17 3"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,8 @@ def ring(u: Array, v: Array) -> Array:
 
 def rounded_box(u: Array, v: Array, half_width: float, half_height: float, radius: float) -> Array:
     """An axis-aligned box with corners of `radius`, the corners included in its half sizes."""
-    du, dv = np.abs(u) - (half_width - radius), np.abs(v) - (half_height - radius)
+    du = np.abs(u) - (half_width - radius)
+    dv = np.abs(v) - (half_height - radius)
     return norm(np.maximum(du, 0), np.maximum(dv, 0)) + np.minimum(np.maximum(du, dv), 0) - radius
 
 
@@ -75,12 +75,17 @@ def cross(u: Array, v: Array) -> Array:
 
 def heart(u: Array, v: Array) -> Array:
     """Two arcs and two straight sides; the right half is an arc from the notch to the side that ends in the tip."""
-    x, y = np.abs(u), v - 0.1
-    cx, cy, r = 0.47, -0.42, 0.565  # the arc's circle
-    nx, ny = -cx, -((r * r - cx * cx) ** 0.5)  # notch and start of the side, as seen from the circle's centre
+    x = np.abs(u)
+    y = v - 0.1
+    cx = 0.47  # the arc's circle
+    cy = -0.42
+    r = 0.565
+    nx = -cx  # notch and start of the side, as seen from the circle's centre
+    ny = -((r * r - cx * cx) ** 0.5)
     side = r * 0.5**0.5
     length = (cx + side) * 2**0.5  # of the side, at 45 degrees
-    px, py = x - cx, y - cy
+    px = x - cx
+    py = y - cy
     lobe = norm(px, py) - r
     facing = (px * side - py * side < 0) & (px * ny - py * nx > 0)  # nearer to the chord than to the arc
     arc = np.where(facing, norm(px - nx, py - ny), np.abs(lobe))
@@ -94,10 +99,13 @@ def heart(u: Array, v: Array) -> Array:
 def polygon_distance(u: Array, v: Array, corners: Float[Array, "n 2"]) -> Array:
     """Signed distance to a simple polygon, corners in either direction; the sign is the crossing parity."""
     shape = np.broadcast_shapes(u.shape, v.shape)
-    nearest, inside = np.full(shape, np.inf, np.float32), np.zeros(shape, bool)
+    nearest = np.full(shape, np.inf, np.float32)
+    inside = np.zeros(shape, bool)
     for (au, av), (bu, bv) in zip(corners.tolist(), np.roll(corners, -1, axis=0).tolist()):
-        eu, ev = bu - au, bv - av
-        pu, pv = u - au, v - av
+        eu = bu - au
+        ev = bv - av
+        pu = u - au
+        pv = v - av
         along = np.clip((pu * eu + pv * ev) / max(eu * eu + ev * ev, 1e-12), 0, 1)
         nearest = np.minimum(nearest, (pu - along * eu) ** 2 + (pv - along * ev) ** 2)
         if ev:
@@ -121,8 +129,10 @@ def triangle(u: Array, v: Array) -> Array:
 
 def capsule(x: Array, y: Array, a: Array, b: Array, ra: float, rb: float) -> Array:
     """A limb: the discs of radius `ra` at `a` to `rb` at `b`, and all between them."""
-    ex, ey = float(b[0] - a[0]), float(b[1] - a[1])
-    px, py = x - np.float32(a[0]), y - np.float32(a[1])
+    ex = float(b[0] - a[0])
+    ey = float(b[1] - a[1])
+    px = x - np.float32(a[0])
+    py = y - np.float32(a[1])
     along = np.clip((px * ex + py * ey) / max(ex * ex + ey * ey, 1e-9), 0, 1)
     return norm(px - along * ex, py - along * ey) - (ra + along * (rb - ra))
 
@@ -158,7 +168,8 @@ def mix(a: Array, b: Array, share: Array | float) -> Array:
 
 def window(half_height: float, half_width: float, offset: tuple[float, float]) -> tuple[Array, Array]:
     """Pixel-centre coordinates x `[1, w]`, y `[h, 1]` around a point `offset` (x, y) from the window's centre."""
-    rows, columns = int(np.ceil(half_height)) + 1, int(np.ceil(half_width)) + 1
+    rows = int(np.ceil(half_height)) + 1
+    columns = int(np.ceil(half_width)) + 1
     y = np.arange(-rows, rows, dtype=np.float32)[:, None] + np.float32(0.5 - offset[1])
     x = np.arange(-columns, columns, dtype=np.float32)[None, :] + np.float32(0.5 - offset[0])
     return x, y
@@ -171,7 +182,8 @@ def pattern(rng: np.random.Generator, u: Array, v: Array, scale: float) -> Array
     if kind == "stripes":
         return np.clip(0.5 + np.sin(u * (2 * np.pi / period)) * scale * period / 6, 0, 1)
     if kind == "dots":
-        du, dv = (u / period) % 1 - 0.5, (v / period) % 1 - 0.5
+        du = (u / period) % 1 - 0.5
+        dv = (v / period) % 1 - 0.5
         return np.clip(0.5 - (norm(du, dv) - 0.27) * period * scale, 0, 1)
     if kind == "half":
         return np.clip(0.5 + u * scale, 0, 1)
@@ -183,17 +195,20 @@ def draw_figure(
 ) -> Sprite:
     """A figure of about `area` square pixels, turned, stretched, shaded and decorated at random."""
     distance, unit_area = FIGURES[name]
-    scale, stretch = (area / unit_area) ** 0.5, float(np.exp(rng.uniform(-0.131, 0.131)))
-    turn, reach = rng.uniform(0, 2 * np.pi), 1.6 * scale + 2 * brush.blur
+    scale = (area / unit_area) ** 0.5
+    stretch = float(np.exp(rng.uniform(-0.131, 0.131)))
+    turn = rng.uniform(0, 2 * np.pi)
+    reach = 1.6 * scale + 2 * brush.blur
     x, y = window(reach, reach, tuple(rng.uniform(-0.5, 0.5, 2).tolist()))
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    cos = np.float32(np.cos(turn))
+    sin = np.float32(np.sin(turn))
     u = (cos * x + sin * y) / np.float32(scale * stretch)
     v = (cos * y - sin * x) / np.float32(scale / stretch)
     d = distance(u, v) * np.float32(scale)
-    tint = PAPER if colour.mean() < 0.72 else INK
+    tint = CREAM if colour.mean() < 0.72 else INK
     rgb = mix(colour, tint, 0.24 * pattern(rng, u, v, scale))
     if rng.random() < 0.35:
-        rim = mix(colour, INK if rng.random() < 0.7 else PAPER, 0.38)
+        rim = mix(colour, INK if rng.random() < 0.7 else CREAM, 0.38)
         rgb = mix(rgb, rim, np.clip(d + 0.5 + max(1.0, 0.11 * scale), 0, 1))
     shade = (x * brush.light[0] + y * brush.light[1]) / (scale * 1.2)
     rgb = mix(rgb, mix(colour, INK, 0.55), np.clip(0.10 + 0.13 * shade, 0, 0.3))
