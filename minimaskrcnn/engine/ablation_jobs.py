@@ -27,7 +27,7 @@ from minimaskrcnn import __version__
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
-from minimaskrcnn.engine.settings import differences
+from minimaskrcnn.engine.settings import differences, shared_settings
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.weights import CategoryName
@@ -47,8 +47,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What makes it this run and no other, as JSON gives it back."""
         stamp = json.loads((self.scenes / "toybox.json").read_text(encoding="utf-8"))
-        quiet = {"log_every", "eval_every", "checkpoint_every"}
-        training = {name: value for name, value in asdict(self.training).items() if name not in quiet}
+        training = shared_settings(self.training)
         values = {"network": asdict(self.config), "training": training, "scenes": stamp}
         values["version"] = __version__
         return json.loads(json.dumps(values))

@@ -49,6 +49,12 @@ class TrainConfig:
     eval_every: int = 5000
     """0 evaluates only at the end; the same below."""
     checkpoint_every: int = 500
+    say_seconds: float = 30.0
+    """Between two lines about a run's progress where no terminal shows a bar; 0: none."""
+
+
+NOT_SHARED = {"log_every", "eval_every", "checkpoint_every", "say_seconds"}
+"""How often a run reports: fields that may change when it is resumed."""
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -76,17 +82,20 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
+def shared_settings(config: TrainConfig) -> dict[str, object]:
+    """The settings that a resumed run must share with its beginning: all but how often it reports."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_SHARED}
+
+
 def run_settings(
     config: TrainConfig, dataset: CocoDataset, categories: list[CategoryName]
 ) -> dict[str, object]:
-    """What a resumed run must share with its beginning: its data, and all settings but how often it reports."""
-    quiet = {"log_every", "eval_every", "checkpoint_every"}
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in quiet}
+    """What a resumed run must share with its beginning: its settings and its data."""
     # The whole annotation file, byte by byte: a second for the 450 MB of COCO's 118k pictures.
     with dataset.annotation_file.open("rb") as file:
         digest = hashlib.file_digest(file, "blake2b")
     digest.update(repr([record.id for record in dataset.images]).encode())
-    return settings | {
+    return shared_settings(config) | {
         "data": {
             "categories": {str(c.label): f"{c.category_id} {c.name}" for c in categories},
             "pictures": len(dataset),
