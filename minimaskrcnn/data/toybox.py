@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -160,7 +161,9 @@ def each_scene(write: partial, num_images: int, workers: int) -> Iterator[tuple[
         yield from map(write, range(num_images))
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process whose torch runs threads can hang
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # A terminal sends Ctrl-C to all of its processes: this one answers it.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore) as pool:
         yield from pool.map(write, range(num_images), chunksize=16)
 
 

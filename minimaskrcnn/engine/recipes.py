@@ -42,6 +42,8 @@ TOY = TrainConfig(
     augment=AugmentConfig(min_sizes=(176,)),
     eval_every=0,
 )
+# `make demo QUICK=1`: about a quarter of the toy's work.
+QUICK_TOY = replace(TOY, steps=350, warmup_steps=30, augment=AugmentConfig(min_sizes=(128,)))
 # The toy's rate, and the steps of detectron2's 1x schedule at half its batch; not yet run to its end.
 SMALL = replace(TOY, steps=90_000, warmup_steps=500, augment=AugmentConfig(), eval_every=5000)
 
