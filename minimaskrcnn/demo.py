@@ -43,10 +43,10 @@ def run(out: Path, *, quick: bool = False, steps: int | None = None, seed: int =
     `steps` replaces the recipe's.  ValueError, before anything is written, where `out` holds a training of other
     settings.
     """
-    recipe = recipes.QUICK_TOY if quick else recipes.PRESETS[PRESET].training
+    recipe = _recipe(quick)
     config = replace(
-        recipe,
-        steps=steps or recipe.steps,
+        recipe.training,
+        steps=steps or recipe.training.steps,
         seed=seed,
         precision=recipes.cpu_precision(),
         checkpoint_every=CHECKPOINT_EVERY,
@@ -68,7 +68,7 @@ def _run(out: Path, config: TrainConfig, quick: bool, done: int) -> None:
     last = out / "last.safetensors"
     dataset, held_out = _scenes(out, quick)
     torch.manual_seed(config.seed)
-    model = MaskRCNN(recipes.PRESETS[PRESET].config(dataset.num_classes))
+    model = MaskRCNN(_recipe(quick).config(dataset.num_classes))
     parameters = sum(p.numel() for p in model.parameters())
     print(
         f"Training {PRESET} ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of {config.batch_size} "
@@ -93,6 +93,10 @@ def _run(out: Path, config: TrainConfig, quick: bool, done: int) -> None:
     finish_training(out, metrics)
     _draw(model, held_out, out / "pictures")
     print(f"Pictures of what it found: {out / 'pictures'}, all in one: {out / 'predictions.png'}")
+
+
+def _recipe(quick: bool) -> recipes.Recipe:
+    return recipes.QUICK_TOY if quick else recipes.PRESETS[PRESET]
 
 
 def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:

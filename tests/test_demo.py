@@ -29,7 +29,7 @@ def tiny():
     """A tiny recipe, six scenes (five for the quick demo), a checkpoint after every second step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "maskrcnn_toy", Recipe(tiny_config, TINY))
-        patch.setattr(recipes, "QUICK_TOY", replace(TINY, steps=3))
+        patch.setattr(recipes, "QUICK_TOY", Recipe(tiny_config, replace(TINY, steps=3)))
         patch.setattr(demo, "CHECKPOINT_EVERY", 2)
         patch.setattr(commands, "DEMO_TRAIN", 4)
         patch.setattr(commands, "QUICK_TRAIN", 3)
