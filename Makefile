@@ -2,13 +2,15 @@
 # make test   the linter and the tests
 # make bench-ops       our speed; bench-model, bench-kernels and bench-demo as well.  Options: ARGS="--repeats 3"
 # make lessons         open the course in JupyterLab;  lessons-build, lessons-execute, book, lessons-check: see lessons/
+# make demo QUICK=1    the same in a quarter of the time, with a coarser model;  either goes on where it was stopped
 # TORCH_INDEX names another index for torch, for example that of its CPU builds (see README); it is remembered in
 # .venv, so that torchvision comes from where torch came from.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-OUT    ?= runs/demo
+FAST   := $(filter-out 0,$(QUICK))
+OUT    ?= runs/demo$(if $(FAST),-quick)
 TORCH_INDEX ?= $(shell cat $(VENV)/.torch_index 2> /dev/null)
 # Two processes: each wants a core and up to 2 GB.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
@@ -17,7 +19,7 @@ BENCHES := bench-ops bench-model bench-kernels bench-demo
 .PHONY: demo test test-broken test-slow lint clean $(BENCHES) lessons lessons-build lessons-execute book lessons-check
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m minimaskrcnn demo --out $(OUT)
+	$(BIN)/python -m minimaskrcnn demo --out $(OUT) $(if $(FAST),--quick)
 
 # Shapes are checked while the tests run (jaxtyping and beartype); torch.compile and the errors of our own need a
 # process without that hook; compiling kernels ahead of time needs one without Triton's interpreter.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from minimaskrcnn import commands
+from minimaskrcnn import commands, demo
 from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data.coco_archives import OFFICIAL, SPLITS
 from minimaskrcnn.engine.ablations import TABLES
@@ -96,10 +96,24 @@ def _add_data(parser: Parser, toybox: bool) -> None:
 
 
 def _add_demo(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results")
-    parser.add_argument("--steps", type=positive_int, help="fewer for a quick look (default: the recipe's)")
+    parser.description = (
+        "Train on generated scenes from scratch, evaluate, draw. Interrupted and started again it goes on where it "
+        "was; finished and started again it evaluates and draws again. To train anew, delete OUT/last.safetensors."
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default: runs/demo, or runs/demo-quick)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a quarter of the work, for a coarser model of its own"
+    )
+    parser.add_argument("--steps", type=positive_int, help="of training (default: the recipe's)")
     parser.add_argument("--seed", type=seed, default=0)
-    parser.set_defaults(run=commands.demo)
+    parser.set_defaults(run=_run_demo)
+
+
+def _run_demo(options: argparse.Namespace) -> None:
+    out = options.out or Path("runs/demo-quick" if options.quick else "runs/demo")
+    demo.run(out, quick=options.quick, steps=options.steps, seed=options.seed)
 
 
 def _add_train(parser: Parser) -> None:

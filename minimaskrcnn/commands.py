@@ -6,7 +6,6 @@ files under `--out`.
 
 import argparse
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ import torch
 
 from minimaskrcnn.data.coco import CocoDataset, open_coco, read_image
 from minimaskrcnn.data.commands import describe_skipped, describe_unmasked, ready_to_train
-from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 from minimaskrcnn.devices import choose_device, describe_device
 from minimaskrcnn.distributed import need_shared, processes, rank, world_size
-from minimaskrcnn.draw import draw_detections, draw_grid, plot_history
-from minimaskrcnn.engine import ablation_run, recipes, results
+from minimaskrcnn.draw import draw_detections, plot_history
+from minimaskrcnn.engine import ablation_run, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
 from minimaskrcnn.engine.recipes import PRESETS, Recipe, for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
@@ -29,41 +27,10 @@ from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.test_time import ViewsConfig, detect_in_views
 from minimaskrcnn.weights import CategoryName, load_any, read_any
 
-DEMO_TRAIN, DEMO_VAL = 3000, 100
-
-
-def demo(options: argparse.Namespace) -> None:
-    """Generated scenes, the toy recipe from scratch, AP on held-out scenes, pictures of what it found."""
-    recipe = PRESETS["maskrcnn_toy"]
-    steps = options.steps or recipe.training.steps
-    config = replace(recipe.training, seed=options.seed, steps=steps, precision=recipes.cpu_precision())
-    print(f"Writing {DEMO_TRAIN} + {DEMO_VAL} scenes to {options.out / 'toybox'} ...", flush=True)
-    root = demo_scenes(options.out / "toybox")
-    dataset, held_out = open_coco(root, "train"), open_coco(root, "val")
-    torch.manual_seed(options.seed)
-    model = MaskRCNN(recipe.config(dataset.num_classes))
-    parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"Training maskrcnn_toy ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of "
-        f"{config.batch_size} scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
-        flush=True,
-    )
-    began = time.perf_counter()
-    train_model(
-        model,
-        CachedDataset(dataset),
-        options.out,
-        config,
-        preset="maskrcnn_toy",
-        categories=_categories(dataset),
-    )
-    minutes = (time.perf_counter() - began) / 60
-    print(f"Trained in {minutes:.1f} minutes.  Evaluating on {len(held_out)} held-out scenes ...", flush=True)
-    metrics, _ = evaluate_dataset(model, held_out)
-    _finish_training(options.out, metrics)
-    pictures = options.out / "pictures"
-    _draw_dataset(model, held_out, pictures, _names(_categories(held_out)), number=12)
-    print(f"Pictures of what it found: {pictures}, all in one: {options.out / 'predictions.png'}")
+DEMO_TRAIN = 3000
+QUICK_TRAIN = 1000
+"""The first of `DEMO_TRAIN`."""
+DEMO_VAL = 100
 
 
 def train(options: argparse.Namespace) -> None:
@@ -87,7 +54,7 @@ def _train(options: argparse.Namespace) -> None:
     dataset, held_out = (ready_to_train(data, masks) for data in _training_data(options, people))
     for line in filter(None, (describe_skipped(dataset, options.strict), describe_unmasked(held_out))):
         _say(line)
-    categories = _categories(dataset)
+    categories = categories_of(dataset)
     torch.manual_seed(config.seed)
     model_config = recipe.config(dataset.num_classes)
     given = None if options.weights is None else read_any(options.weights)
@@ -120,7 +87,7 @@ def _train(options: argparse.Namespace) -> None:
         evaluation=lambda trained: evaluate_dataset(trained, held_out, workers=options.workers)[0],
     )
     if rank() == 0:
-        _finish_training(options.out, metrics)
+        finish_training(options.out, metrics)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -171,12 +138,12 @@ def predict(options: argparse.Namespace) -> None:
     found: list[dict[str, Any]] = []
     for path, image_id, target in zip(options.pictures, _image_ids(options.pictures), targets):
         image = read_image(path)
-        detection = _detect(model, image, ViewsConfig() if options.views else None)
+        detection = detect(model, image, ViewsConfig() if options.views else None)
         size = (image.shape[-2], image.shape[-1])
         exact = model.mask_head is not None and model.mask_head.config.exact_paste
         rows = to_results(detection, image_id, size, category_of, exact_paste=exact)
         found += [{**row, "file_name": path.name} for row in rows]
-        drawn = draw_detections(image, detection, _names(categories), options.threshold)
+        drawn = draw_detections(image, detection, names_of(categories), options.threshold)
         drawn.save(target)
         shown = int((detection["scores"] >= options.threshold).sum())
         print(f"{path}: {shown} objects from score {options.threshold:g} on, drawn in {target}")
@@ -189,10 +156,10 @@ def ablate(options: argparse.Namespace) -> None:
     ablation_run.run(options.table, options.out, steps=options.steps, seeds=options.seeds, jobs=options.jobs)
 
 
-def demo_scenes(root: Path, train_scenes: ToyboxConfig | None = None) -> Path:
+def demo_scenes(root: Path, train_scenes: ToyboxConfig | None = None, *, quick: bool = False) -> Path:
     """The demo's scenes, the same for every seed of the training; `train_scenes` are another recipe's own."""
     return ensure_toybox(
-        root, train_images=DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig(),
+        root, train_images=QUICK_TRAIN if quick else DEMO_TRAIN, val_images=DEMO_VAL, seed=0, config=ToyboxConfig(),
         train_config=train_scenes, workers=2,
     )  # fmt: skip
 
@@ -281,16 +248,16 @@ def _limited(dataset: CocoDataset, limit: int | None) -> CocoDataset:
     return dataset if limit is None else dataset.first(limit)
 
 
-def _categories(dataset: CocoDataset) -> list[CategoryName]:
+def categories_of(dataset: CocoDataset) -> list[CategoryName]:
     return [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
 
 
-def _names(categories: list[CategoryName]) -> dict[int, str]:
+def names_of(categories: list[CategoryName]) -> dict[int, str]:
     return {category.label: category.name for category in categories}
 
 
 @torch.no_grad()
-def _detect(model: MaskRCNN, image: torch.Tensor, views: ViewsConfig | None = None) -> Any:
+def detect(model: MaskRCNN, image: torch.Tensor, views: ViewsConfig | None = None) -> Any:
     model.eval()
     image = image.to(next(model.parameters()).device)
     if views is not None:
@@ -298,18 +265,6 @@ def _detect(model: MaskRCNN, image: torch.Tensor, views: ViewsConfig | None = No
     else:
         (detection,) = model([image], paste=False)
     return {name: value.cpu() for name, value in detection.items()}
-
-
-def _draw_dataset(
-    model: MaskRCNN, dataset: CocoDataset, folder: Path, names: dict[int, str], number: int
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
-    for index in range(min(number, len(dataset))):
-        image = dataset[index].image
-        drawn.append(draw_detections(image, _detect(model, image), names))
-        drawn[-1].save(folder / f"{Path(dataset.images[index].file_name).stem}.png")
-    draw_grid(drawn, columns=4).save(folder.parent / "predictions.png")
 
 
 def _drawing_paths(pictures: list[Path], out: Path) -> list[Path]:
@@ -336,7 +291,7 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _finish_training(out: Path, metrics: Metrics) -> None:
+def finish_training(out: Path, metrics: Metrics) -> None:
     write_json(out / "metrics.json", metrics)
     print(format_metrics(metrics))
     print(f"Weights: {out / 'last.safetensors'}   metrics: {out / 'metrics.json'}")

@@ -17,7 +17,7 @@ from models import tiny_config, tiny_model, write_scenes
 from PIL import Image
 from safetensors.torch import save_file
 
-from minimaskrcnn import cli, commands
+from minimaskrcnn import cli, commands, demo
 from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.engine.evaluate import METRICS
@@ -58,10 +58,9 @@ def call(*arguments: object) -> Outcome:
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
-    """A preset 'tiny', also for the demo, and a toybox of six scenes."""
+    """A preset 'tiny', and a toybox of six scenes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", Recipe(tiny_config, TINY))
-        patch.setitem(PRESETS, "maskrcnn_toy", Recipe(tiny_config, TINY))
         patch.setattr(commands, "DEMO_TRAIN", 4)
         patch.setattr(commands, "DEMO_VAL", 2)
         yield
@@ -364,7 +363,7 @@ def test_flags_reach_the_run(place, tmp_path):
 def test_batch_size_rescales_the_recipe_unless_told_otherwise(place, monkeypatch):
     seen = []
     monkeypatch.setattr(commands, "train_model", lambda *a, **k: seen.append(a[3]) or {})
-    monkeypatch.setattr(commands, "_finish_training", lambda *a: None)
+    monkeypatch.setattr(commands, "finish_training", lambda *a: None)
     monkeypatch.setitem(
         PRESETS, "tiny", Recipe(tiny_config, replace(TINY, steps=100, batch_size=16, warmup_steps=50))
     )
@@ -386,13 +385,17 @@ def test_data_toybox(tmp_path):
         assert len(content["images"]) == count and len(content["categories"]) == 8
 
 
-def test_demo_from_end_to_end(tmp_path):
-    outcome = call("demo", "--out", tmp_path / "demo", "--steps", 1)
-    assert outcome.code == 0, outcome
-    check_metrics(tmp_path / "demo" / "metrics.json")
-    assert len(list((tmp_path / "demo" / "pictures").iterdir())) == 2
-    assert width(tmp_path / "demo" / "predictions.png") > 100
-    assert "Trained in" in outcome.out and str(tmp_path / "demo" / "pictures") in outcome.out
+def test_the_demos_flags_and_its_folders(monkeypatch):
+    seen = []
+    monkeypatch.setattr(demo, "run", lambda out, **options: seen.append((out, options)))
+    assert [call("demo", *flags).code for flags in ((), ("--quick",), ("--out", "o", "--steps", 3))] == [0] * 3
+    assert call("demo", "--quick", "--out", "o", "--seed", 4).code == 0
+    assert seen == [
+        (Path("runs/demo"), {"quick": False, "steps": None, "seed": 0}),
+        (Path("runs/demo-quick"), {"quick": True, "steps": None, "seed": 0}),
+        (Path("o"), {"quick": False, "steps": 3, "seed": 0}),
+        (Path("o"), {"quick": True, "steps": None, "seed": 4}),
+    ]
 
 
 def test_training_on_the_toybox_by_name(tmp_path):

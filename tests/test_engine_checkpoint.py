@@ -7,7 +7,8 @@ import pytest
 import torch
 from models import random_image, random_target, tiny_config, tiny_model
 
-from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
+from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint, steps_done
+from minimaskrcnn.engine.settings import shared_settings
 from minimaskrcnn.engine.train import TrainConfig, make_optimizer, training_step
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import load_model, save_weights
@@ -43,6 +44,21 @@ def test_there_and_back(tmp_path, optimizer):
         assert {k for k, v in values.items() if v is not None} == restored[index].keys()
         assert all(torch.equal(value, values[name]) for name, value in restored[index].items())
     assert [path.name for path in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_the_steps_done_are_read_without_loading(tmp_path):
+    path = tmp_path / "last.safetensors"
+    config = TrainConfig(lr=0.01)
+    assert steps_done(path, config) == 0
+    model, state = trained("adamw")
+    settings = shared_settings(config) | {"data": {"pictures": 3}}
+    save_checkpoint(path, model, state, step=7, settings=settings, preset="tiny", categories=[])
+    assert steps_done(path, replace(config, log_every=1, say_seconds=1.0)) == 7
+    with pytest.raises(ValueError, match=r"last\.safetensors: made with other settings: lr was 0\.01, is 0\.5$"):
+        steps_done(path, replace(config, lr=0.5))
+    save_weights(path, model, preset="tiny", categories=[])
+    with pytest.raises(ValueError, match="weights without training state"):
+        steps_done(path, config)
 
 
 def test_it_is_a_weights_file_too(tmp_path):

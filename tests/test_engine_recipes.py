@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 from models import tiny_config
 
-from minimaskrcnn.engine.recipes import PAPER, PRESETS, TOY, for_processes, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import (
+    PAPER,
+    PRESETS,
+    QUICK_TOY,
+    TOY,
+    for_processes,
+    from_scratch,
+    with_batch_size,
+)
 from minimaskrcnn.engine.train import TrainConfig
 
 
@@ -59,6 +67,17 @@ def test_the_papers_batch_is_two_pictures_a_process():
     assert for_processes(PRESETS["maskrcnn_resnext101_fpn"], 2).batch_size == 2
     toy = PRESETS["maskrcnn_toy"]
     assert for_processes(toy, 1) == toy.training
+
+
+def test_the_quick_demo_is_the_demo_on_smaller_pictures_and_for_fewer_steps():
+    quick, toy = QUICK_TOY, PRESETS["maskrcnn_toy"]
+    small, usual = quick.config(9), toy.config(9)
+    assert replace(small, transform=usual.transform) == usual
+    # A size above training's at test time.
+    assert quick.training.augment.min_sizes < small.transform.min_sizes < usual.transform.min_sizes
+    same = {"steps": toy.training.steps, "warmup_steps": 50, "augment": toy.training.augment}
+    assert replace(quick.training, **same) == toy.training
+    assert quick.training.steps * quick.training.batch_size < 0.3 * toy.training.steps * toy.training.batch_size
 
 
 def test_the_papers_schedules():

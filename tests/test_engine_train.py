@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from models import random_image, random_target, tiny_model, write_scenes
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import generator_for
 from minimaskrcnn.data.transforms import AugmentConfig
+from minimaskrcnn.engine.progress import Progress
 from minimaskrcnn.engine.train import (
     Log,
     NotFinite,
@@ -336,7 +338,8 @@ def test_a_run_with_other_settings_is_not_resumed(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"other settings: lr was 0\.01, is 0\.5, steps was 1, is 2"):
         run(tiny_model(), dataset, tmp_path, replace(config, lr=0.5, steps=2), resume=True)
     # How often it reports is no such setting.
-    run(tiny_model(), dataset, tmp_path, replace(config, log_every=7, checkpoint_every=3), resume=True)
+    quieter = replace(config, log_every=7, checkpoint_every=3, say_seconds=60)
+    run(tiny_model(), dataset, tmp_path, quieter, resume=True)
 
 
 def test_a_run_on_other_data_is_not_resumed(dataset, tmp_path):
@@ -402,6 +405,27 @@ def test_it_says_where_it_goes_on(dataset, tmp_path, capsys, monkeypatch):
     run(tiny_model(), dataset, tmp_path, config)
     run(tiny_model(), dataset, tmp_path, config, resume=True)
     assert "Begun by 4 processes, now 1: losses keep their meaning" in capsys.readouterr().out
+
+
+def test_without_a_terminal_it_says_how_far_it_is(dataset, tmp_path, capsys, monkeypatch):
+    minutes = iter(range(0, 600, 25))
+    monkeypatch.setattr("minimaskrcnn.engine.train.Progress", partial(Progress, clock=lambda: next(minutes)))
+    run(tiny_model(), dataset, tmp_path, SHORT)
+    # After 50 and 100 seconds.
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 2/4, 0.8 minutes left: loss ") and second.startswith("step 4/4, 0.0 minutes")
+    values = lines(tmp_path)[1]
+    names = ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")
+    assert f"loss {values['loss']:.3f} (" in first
+    assert all(f"{name} {values[f'loss_{name}']:.3f}" in first for name in names)
+    run(tiny_model(), dataset, tmp_path, replace(SHORT, say_seconds=0))
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_first_rank_says_how_far_it_is(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("minimaskrcnn.engine.train.rank", lambda: 1)
+    run(tiny_model(), dataset, tmp_path, replace(SHORT, say_seconds=1e-9))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_log_is_cut_by_replacing_it(tmp_path, monkeypatch):

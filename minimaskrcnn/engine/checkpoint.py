@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from minimaskrcnn.distributed import world_size
-from minimaskrcnn.engine.settings import differences
+from minimaskrcnn.engine.settings import TrainConfig, differences, shared_settings
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import (
     TRAINING_PREFIX,
     CategoryName,
+    StateDict,
     config_to_json,
     load_weights,
     read_safetensors,
@@ -52,6 +53,20 @@ def save_checkpoint(
     )
 
 
+def steps_done(path: Path, config: TrainConfig) -> int:
+    """The steps of a checkpoint without loading it; 0 where there is none.
+
+    Raises ValueError where the file is no checkpoint, or was made with other settings.
+    """
+    if not path.exists():
+        return 0
+    _, metadata = _read(path)
+    saved = json.loads(metadata["settings"])
+    saved.pop("data", None)
+    _need_same_settings(path, saved, shared_settings(config))
+    return int(metadata["step"])
+
+
 def load_checkpoint(
     path: Path, model: MaskRCNN, optimizer: torch.optim.Optimizer, settings: dict[str, object]
 ) -> Resumed:
@@ -61,11 +76,7 @@ def load_checkpoint(
     An older file that says nothing of its data is taken on trust.
     """
     file = load_weights(path)
-    tensors, metadata = read_safetensors(path)
-    if "step" not in metadata:
-        raise ValueError(
-            f"{path}: weights without training state cannot be resumed (start from them: --weights)"
-        )
+    tensors, metadata = _read(path)
     changes = _changes(config_to_json(file.config), config_to_json(model.config))
     if changes:
         raise ValueError(
@@ -74,9 +85,7 @@ def load_checkpoint(
         )
     saved = json.loads(metadata["settings"])
     wanted = {name: value for name, value in settings.items() if name != "data" or name in saved}
-    changes = _changes(metadata["settings"], json.dumps(wanted))
-    if changes:
-        raise ValueError(f"{path}: made with other settings: {changes}")
+    _need_same_settings(path, saved, wanted)
     model.load_state_dict(file.state_dict)
     training = {
         name.removeprefix(TRAINING_PREFIX): tensor
@@ -85,6 +94,22 @@ def load_checkpoint(
     }
     _restore_optimizer(optimizer, training)
     return Resumed(int(metadata["step"]), int(metadata.get("processes", 0)))
+
+
+def _read(path: Path) -> tuple[StateDict, dict[str, str]]:
+    """A checkpoint's tensors and metadata; ValueError where it is none."""
+    tensors, metadata = read_safetensors(path)
+    if "step" not in metadata:
+        raise ValueError(
+            f"{path}: weights without training state cannot be resumed (start from them: --weights)"
+        )
+    return tensors, metadata
+
+
+def _need_same_settings(path: Path, saved: dict[str, object], wanted: dict[str, object]) -> None:
+    changes = _changes(json.dumps(saved), json.dumps(wanted))
+    if changes:
+        raise ValueError(f"{path}: made with other settings: {changes}")
 
 
 def _changes(saved: str, wanted: str) -> str:

@@ -49,9 +49,11 @@ class TrainConfig:
     eval_every: int = 5000
     """0 evaluates only at the end; the same below."""
     checkpoint_every: int = 500
+    say_seconds: float = 30.0
+    """Between two lines about a run's progress where no terminal shows a bar; 0: none."""
 
 
-NOT_SHARED = {"log_every", "eval_every", "checkpoint_every"}
+NOT_SHARED = {"log_every", "eval_every", "checkpoint_every", "say_seconds"}
 """How often a run reports: fields that may change when it is resumed."""
 
 

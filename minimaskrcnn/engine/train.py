@@ -8,6 +8,7 @@ batch have the gradients that one has, except batch norm's statistics, which are
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from minimaskrcnn.distributed import (
 )
 from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
 from minimaskrcnn.engine.evaluate import Metrics
+from minimaskrcnn.engine.progress import Progress
 from minimaskrcnn.engine.settings import TrainConfig, learning_rate, make_optimizer, run_settings
 from minimaskrcnn.engine.step import NotFinite, training_step
 from minimaskrcnn.mask_rcnn import MaskRCNN
@@ -147,14 +149,14 @@ def _train(
     if judge is not None and first and _due(first, config.eval_every, config.steps):
         # A run that was cut off between its checkpoint and its evaluation makes up for it.
         metrics = judge.known or judge(model, first)
-    quiet = None if rank() == 0 else True
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=quiet)
-    for step, (images, targets) in zip(bar, batches):
+    progress = Progress(first, config.steps, config.say_seconds, shown=rank() == 0)
+    for step, (images, targets) in zip(progress, batches):
         model.train()
         losses = training_step(together, optimizer, images, targets, step, config, failed=run)
         done = step + 1
+        progress.tell(done, losses)
         if done % config.log_every == 0 or done == config.steps:
-            _report(log, bar, done, learning_rate(step, config), mean_over_ranks(losses))
+            _report(log, progress.bar, done, learning_rate(step, config), mean_over_ranks(losses))
         if _due(done, config.checkpoint_every, config.steps):
             save(last, done)
         if judge is not None and _due(done, config.eval_every, config.steps):
@@ -226,7 +228,7 @@ class _Judge:
             self.save(self.run / "best.safetensors", done)
         if self.log is not None:
             self.log.write(step=done, eval=metrics)
-            tqdm.write(f"step {done}: {_headline(metrics)}")
+            _say(f"step {done}: {_headline(metrics)}")
         return metrics
 
 
@@ -261,6 +263,8 @@ def _report(log: Log | None, bar: tqdm, done: int, rate: float, losses: dict[str
 def _say(text: str) -> None:
     if rank() == 0:
         tqdm.write(text)
+        # Into a file, standard output would come long after the lines of standard error.
+        sys.stdout.flush()
 
 
 def _score(metrics: Metrics) -> float:

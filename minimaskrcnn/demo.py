@@ -1,0 +1,138 @@
+"""The demo: a Mask R-CNN from scratch on generated scenes, its AP on scenes it has never seen, pictures of those.
+
+It says beforehand how long it will take.  Interrupted and started again it goes on where it was: scenes are written
+once, training goes on from its last checkpoint, and what is trained is evaluated and drawn again.
+"""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from minimaskrcnn import commands
+from minimaskrcnn.commands import categories_of, demo_scenes, detect, finish_training, names_of
+from minimaskrcnn.data.coco import CocoDataset, open_coco
+from minimaskrcnn.data.loader import CachedDataset
+from minimaskrcnn.devices import describe_device
+from minimaskrcnn.draw import draw_detections, draw_grid
+from minimaskrcnn.engine import recipes
+from minimaskrcnn.engine.checkpoint import steps_done
+from minimaskrcnn.engine.estimate import seconds_per_step
+from minimaskrcnn.engine.evaluate import evaluate_dataset
+from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.mask_rcnn import MaskRCNN
+
+PRESET = "maskrcnn_toy"
+CHECKPOINT_EVERY = 40
+"""Steps: what an interruption loses is under half a minute on two cores without AVX-512."""
+PICTURES = 12
+SLOWER_LATER = 1.1
+"""Time of a step on average, of one at the beginning, when few proposals are objects and have masks."""
+# What the README has minutes of.
+PRECISIONS = {
+    "bfloat16": "This processor multiplies bfloat16 natively (AVX512-BF16): the demo trains in it, which is faster.",
+    "float32": "This processor does not multiply bfloat16 natively: the demo trains in float32, which is slower.",
+}
+
+
+def run(out: Path, *, quick: bool = False, steps: int | None = None, seed: int = 0) -> None:
+    """Write scenes, train, evaluate and draw, all under `out`; `quick` is the recipe of a quarter of the work.
+
+    `steps` replaces the recipe's.  ValueError, before anything is written, where `out` holds a training of other
+    settings.
+    """
+    recipe = _recipe(quick)
+    config = replace(
+        recipe.training,
+        steps=steps or recipe.training.steps,
+        seed=seed,
+        precision=recipes.cpu_precision(),
+        checkpoint_every=CHECKPOINT_EVERY,
+    )
+    last = out / "last.safetensors"
+    print(PRECISIONS[config.precision], flush=True)
+    try:
+        done = steps_done(last, config)
+    except ValueError as error:
+        raise ValueError(f"{error}; name another --out, or delete that file to begin anew") from error
+    try:
+        _run(out, config, quick, done)
+    except KeyboardInterrupt:
+        print(f"\n{_how_to_go_on(last, config)}", file=sys.stderr)
+        raise
+
+
+def _run(out: Path, config: TrainConfig, quick: bool, done: int) -> None:
+    last = out / "last.safetensors"
+    dataset, held_out = _scenes(out, quick)
+    torch.manual_seed(config.seed)
+    model = MaskRCNN(_recipe(quick).config(dataset.num_classes))
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"Training {PRESET} ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of {config.batch_size} "
+        f"scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
+        flush=True,
+    )
+    if done < config.steps:
+        print(_estimate(model, dataset, config, config.steps - done, len(held_out)), flush=True)
+    else:
+        print(
+            f"It is trained already: it is evaluated and drawn again.  To train anew, delete {last}.",
+            flush=True,
+        )
+    began = time.perf_counter()
+    train_model(
+        model, dataset, out, config, preset=PRESET, categories=categories_of(dataset), resume=done > 0
+    )
+    if done < config.steps:
+        print(f"Trained in {(time.perf_counter() - began) / 60:.1f} minutes.", flush=True)
+    print(f"Evaluating on {len(held_out)} held-out scenes ...", flush=True)
+    metrics, _ = evaluate_dataset(model, held_out)
+    finish_training(out, metrics)
+    _draw(model, held_out, out / "pictures")
+    print(f"Pictures of what it found: {out / 'pictures'}, all in one: {out / 'predictions.png'}")
+
+
+def _recipe(quick: bool) -> recipes.Recipe:
+    return recipes.QUICK_TOY if quick else recipes.PRESETS[PRESET]
+
+
+def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:
+    """Those to train on and the held-out ones; the quick demo's lie in a folder of their own."""
+    root = out / ("toybox_quick" if quick else "toybox")
+    count = commands.QUICK_TRAIN if quick else commands.DEMO_TRAIN
+    there = (root / "toybox.json").is_file()
+    print(
+        f"{'Reading' if there else 'Writing'} {count} + {commands.DEMO_VAL} scenes in {root} ...", flush=True
+    )
+    demo_scenes(root, quick=quick)
+    return CachedDataset(open_coco(root, "train")), open_coco(root, "val")
+
+
+def _estimate(model: MaskRCNN, dataset: CocoDataset, config: TrainConfig, steps: int, held_out: int) -> str:
+    """Minutes from here to the end, in words: `steps` are left, and then `held_out` scenes to evaluate."""
+    seconds = SLOWER_LATER * seconds_per_step(model, dataset, config)
+    # To evaluate a scene takes about as long as to train on one.
+    minutes = seconds * (steps + held_out / config.batch_size) / 60
+    return f"About {minutes:.1f} minutes from here: {steps} steps of {seconds:.2f} s, then the evaluation."
+
+
+def _how_to_go_on(last: Path, config: TrainConfig) -> str:
+    done = steps_done(last, config)
+    if done == 0:
+        return "The same command begins again: there is no checkpoint yet."
+    return f"The same command goes on from {last}, after {done} of {config.steps} steps."
+
+
+def _draw(model: MaskRCNN, dataset: CocoDataset, folder: Path) -> None:
+    """The first scenes with what is found in them, each in `folder` and all in `predictions.png` beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = names_of(categories_of(dataset))
+    drawn = []
+    for index in range(min(PICTURES, len(dataset))):
+        image = dataset[index].image
+        drawn.append(draw_detections(image, detect(model, image), names))
+        drawn[-1].save(folder / f"{Path(dataset.images[index].file_name).stem}.png")
+    draw_grid(drawn, columns=4).save(folder.parent / "predictions.png")
