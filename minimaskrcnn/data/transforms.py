@@ -19,7 +19,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 ImageSize = tuple[int, int]  # (height, width)
@@ -31,10 +31,10 @@ FLIPPED_KEYPOINT = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 class Target(TypedDict):
     """The objects of one picture, in its own pixels."""
 
-    boxes: Tensor  # float [G, 4], xyxy
-    labels: Tensor  # int64 [G], 1..K
-    masks: NotRequired[Tensor]  # bool [G, h, w]
-    keypoints: NotRequired[Tensor]  # float [G, 17, 3]: x, y, v (0 not labelled, 1 hidden, 2 visible)
+    boxes: Float[Tensor, "G 4"]  # xyxy
+    labels: Int64[Tensor, " G"]  # 1..N - 1
+    masks: NotRequired[Bool[Tensor, "G h w"] | UInt8[Tensor, "G h w"]]
+    keypoints: NotRequired[Float[Tensor, "G K 3"]]  # x, y, v (0 not labelled, 1 hidden, 2 visible)
     image_id: NotRequired[int]
     annotation_ids: NotRequired[list[int]]  # of the G objects
     left_out: NotRequired[list[int]]  # annotations without area: no box or no mask pixel inside the picture
@@ -44,27 +44,34 @@ class Target(TypedDict):
 class Sample(NamedTuple):
     """One picture and what is in it."""
 
-    image: Tensor  # float32 [3, h, w], 0..1
+    image: Float[Tensor, "3 h w"]  # 0..1
     target: Target
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Pictures as the network takes them."""
 
-    tensor: Tensor  # float [B, 3, H, W], normalised, zero where padded
+    tensor: Float[Tensor, "B 3 H W"]  # normalised, zero where padded
     image_sizes: list[ImageSize]  # after resizing, before padding
     original_sizes: list[ImageSize]  # as the caller gave them
 
+    @property
+    def padded_size(self) -> ImageSize:
+        """The tensor's (H, W)."""
+        return self.tensor.shape[-2], self.tensor.shape[-1]
 
-class GroundTruth(NamedTuple):
+
+@dataclass(frozen=True)
+class GroundTruth:
     """Targets beside a Batch: in resized pixels, padded to G objects an image."""
 
-    boxes: Tensor  # float [B, G, 4], zero where padded
-    labels: Tensor  # int64 [B, G], 0 where padded
-    valid: Tensor  # bool [B, G]
-    masks: Tensor | None  # bool [M, H, W]: object g of image b is masks[mask_offset[b] + g]
-    mask_offset: Tensor  # int64 [B]: how many objects come before image b's
-    keypoints: Tensor | None  # float [B, G, K, 3], zero where padded
+    boxes: Float[Tensor, "B G 4"]  # zero where padded
+    labels: Int64[Tensor, "B G"]  # 0 where padded
+    valid: Bool[Tensor, "B G"]
+    masks: Bool[Tensor, "M H W"] | None  # object g of image b is masks[mask_offset[b] + g]
+    mask_offset: Int64[Tensor, " B"]  # how many objects come before image b's
+    keypoints: Float[Tensor, "B G K 3"] | None  # zero where padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +137,11 @@ def resize_keypoints(
     """Scale x and y with their picture; v stays."""
     ratio_y, ratio_x = _size_ratios(old_size, new_size)
     return keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
+
+
+def shift_keypoints(keypoints: Float[Tensor, "*n 3"], offset: float) -> Float[Tensor, "*n 3"]:
+    """Keypoints (x, y, v) moved by `offset` pixels right and down."""
+    return keypoints + keypoints.new_tensor([offset, offset, 0.0])
 
 
 def normalize(image: Float[Tensor, "3 h w"], config: TransformConfig) -> Float[Tensor, "3 h w"]:
@@ -205,33 +217,38 @@ def preprocess(
     return Batch(tensor, image_sizes, original_sizes)
 
 
-def preprocess_targets(
-    targets: list[Target],
-    original_sizes: list[ImageSize],
-    image_sizes: list[ImageSize],
-    padded_size: ImageSize,
-) -> GroundTruth:
+def preprocess_targets(targets: list[Target], batch: Batch, *, pixel_centres: bool = False) -> GroundTruth:
     """Resize targets with their pictures and pad them to one size.
 
-    `padded_size` is the batch's (H, W).  G is the most objects of any image, at least 1, so that a batch
-    without objects has a shape like any other.  Boxes stay float64 where they are, else become float32.
-    Raises ValueError or TypeError as `check_targets` does.
+    G is the most objects of any image, at least 1, so that a batch without objects has a shape like any other.  Boxes
+    stay float64 where they are, else become float32.  `pixel_centres` takes keypoints for indices of pixels and gives
+    these pixels' centres.  Raises ValueError or TypeError as `check_targets` does.
     """
-    check_targets(targets, original_sizes)
+    check_targets(targets, batch.original_sizes)
     counts = [len(target["boxes"]) for target in targets]
-    boxes0 = targets[0]["boxes"]
-    dtype = torch.float64 if boxes0.dtype == torch.float64 else torch.float32
+    first = targets[0]["boxes"]
+    dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     shape = (len(targets), max(1, *counts))
-    boxes = torch.zeros(*shape, 4, dtype=dtype, device=boxes0.device)
-    labels = torch.zeros(shape, dtype=torch.int64, device=boxes0.device)
+    boxes = torch.zeros(*shape, 4, dtype=dtype, device=first.device)
+    labels = torch.zeros(shape, dtype=torch.int64, device=first.device)
     for b, (target, count) in enumerate(zip(targets, counts)):
-        boxes[b, :count] = resize_boxes(target["boxes"].to(dtype), original_sizes[b], image_sizes[b])
+        own = target["boxes"].to(dtype)
+        boxes[b, :count] = resize_boxes(own, batch.original_sizes[b], batch.image_sizes[b])
         labels[b, :count] = target["labels"]
-    count = torch.tensor(counts, device=boxes0.device)
-    valid = torch.arange(shape[1], device=boxes0.device) < count[:, None]
-    masks = _stack_masks(targets, image_sizes, padded_size) if "masks" in targets[0] else None
-    keypoints = _pad_keypoints(targets, shape, original_sizes, image_sizes, dtype)
+    count = torch.tensor(counts, device=first.device)
+    valid = torch.arange(shape[1], device=first.device) < count[:, None]
+    masks = _stack_masks(targets, batch) if "masks" in targets[0] else None
+    keypoints = None
+    if "keypoints" in targets[0]:
+        keypoints = _pad_keypoints(targets, batch, boxes, offset=0.5 if pixel_centres else 0.0)
     return GroundTruth(boxes, labels, valid, masks, count.cumsum(0) - count, keypoints)
+
+
+def drawn_sizes(targets: list[Target] | None) -> list[int] | None:
+    """The shorter sides that multi-scale training drew, where it drew any."""
+    if targets is None or any("min_size" not in target for target in targets):
+        return None
+    return [target["min_size"] for target in targets]
 
 
 def check_images(images: list[Tensor]) -> None:
@@ -262,6 +279,25 @@ def check_targets(targets: list[Target], original_sizes: list[ImageSize]) -> Non
                 raise ValueError(f"either all targets have {key!r} or none: targets 0 and {b} differ")
         _check_shapes(b, target, size)
         _check_values(b, target)
+
+
+def check_parts(targets: list[Target], *, masks: bool, keypoints: bool) -> None:
+    """ValueError where a target lacks the masks or keypoints that a model's head learns from."""
+    for part, needed in (("masks", masks), ("keypoints", keypoints)):
+        for index, target in enumerate(targets):
+            if needed and part not in target:
+                raise ValueError(f"targets[{index}] has no {part!r}, and this model has a {part[:-1]} head")
+
+
+def check_labels(targets: list[Target], num_classes: int) -> None:
+    """ValueError where a label is not one of 1..`num_classes` - 1: it would index stray weights.
+
+    On the CPU only: elsewhere looking would wait for the device, and indexing asserts there.
+    """
+    labels = [target["labels"] for target in targets]
+    if any(each.device.type == "cpu" and ((each < 1) | (each >= num_classes)).any() for each in labels):
+        found = [each.tolist() for each in labels]
+        raise ValueError(f"labels must lie in 1..{num_classes - 1}, got {found}")
 
 
 def _check_shapes(b: int, target: Target, size: ImageSize) -> None:
@@ -311,13 +347,11 @@ def _hflip_keypoints(keypoints: Float[Tensor, "G K 3"], width: int) -> Float[Ten
     return torch.stack([torch.where(v > 0, width - 1 - x, 0.0), torch.where(v > 0, y, 0.0), v], dim=-1)
 
 
-def _stack_masks(
-    targets: list[Target], image_sizes: list[ImageSize], padded_size: ImageSize
-) -> Bool[Tensor, "M H W"]:
+def _stack_masks(targets: list[Target], batch: Batch) -> Bool[Tensor, "M H W"]:
     total = sum(len(target["masks"]) for target in targets)
-    stack = torch.zeros(total, *padded_size, dtype=torch.bool, device=targets[0]["masks"].device)
+    stack = torch.zeros(total, *batch.padded_size, dtype=torch.bool, device=targets[0]["masks"].device)
     start = 0
-    for target, (h, w) in zip(targets, image_sizes):
+    for target, (h, w) in zip(targets, batch.image_sizes):
         end = start + len(target["masks"])
         stack[start:end, :h, :w] = resize_masks(target["masks"].bool(), (h, w))
         start = end
@@ -325,17 +359,14 @@ def _stack_masks(
 
 
 def _pad_keypoints(
-    targets: list[Target],
-    shape: tuple[int, int],
-    original_sizes: list[ImageSize],
-    image_sizes: list[ImageSize],
-    dtype: torch.dtype,
-) -> Float[Tensor, "B G K 3"] | None:
-    if "keypoints" not in targets[0]:
-        return None
-    first = targets[0]["keypoints"]
-    padded = torch.zeros(*shape, first.shape[1], 3, dtype=dtype, device=first.device)
+    targets: list[Target], batch: Batch, boxes: Float[Tensor, "B G 4"], *, offset: float
+) -> Float[Tensor, "B G K 3"]:
+    """Keypoints beside the padded `boxes`, moved by `offset` pixels before they are resized."""
+    padded = boxes.new_zeros(*boxes.shape[:2], targets[0]["keypoints"].shape[1], 3)
     for b, target in enumerate(targets):
         points = target["keypoints"]
-        padded[b, : len(points)] = resize_keypoints(points.to(dtype), original_sizes[b], image_sizes[b])
+        if offset:
+            points = shift_keypoints(points, offset)
+        sizes = (batch.original_sizes[b], batch.image_sizes[b])
+        padded[b, : len(points)] = resize_keypoints(points.to(padded), *sizes)
     return padded
