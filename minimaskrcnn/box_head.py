@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.boxes import BOX_HEAD_WEIGHTS, Weights, decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.losses import Loss, full_precision
 from minimaskrcnn.matching import Generators, match, sample, sampling_keys
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import nms_padded
+from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import Rows, gather_rows
 from minimaskrcnn.resnet import ResNetConfig, init_convolutions, make_stage
 from minimaskrcnn.rpn import Proposals
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxHeadConfig:
+class BoxHeadConfig(CheckedOptions):
     """Numbers of Mask R-CNN, sections 3.1 and 4, and of Fast R-CNN where these are silent."""
 
     pooled_size: int = 7

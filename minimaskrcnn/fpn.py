@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.norms import Norm, make_norm
+from minimaskrcnn.options import CheckedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class FPNConfig:
+class FPNConfig(CheckedOptions):
     """Width of the pyramid, and whether it ends in the subsampled level."""
 
     channels: int = 256

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.box_head import RoIs
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.losses import Loss, full_precision
 from minimaskrcnn.norms import Norm, make_norm
+from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import Rows
 
 # The class that cross-entropy leaves out.
@@ -30,7 +31,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeypointHeadConfig:
+class KeypointHeadConfig(CheckedOptions):
     """Numbers of Mask R-CNN, section 5."""
 
     num_keypoints: int = 17

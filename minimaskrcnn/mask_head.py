@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.box_head import RoIs
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.losses import Loss, full_precision
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import crop_masks, roi_align
+from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskHeadConfig:
+class MaskHeadConfig(CheckedOptions):
     """Numbers of Mask R-CNN, figure 4 right."""
 
     pooled_size: int = 14

@@ -28,18 +28,8 @@ from torch import Tensor, nn
 
 from minimaskrcnn.anchors import AnchorConfig
 from minimaskrcnn.box_head import BoxHead, BoxHeadConfig, Detections, RoIs, box_losses, detect, sample_rois
-from minimaskrcnn.data.transforms import (
-    Batch,
-    GroundTruth,
-    ImageSize,
-    Target,
-    TransformConfig,
-    check_labels,
-    check_parts,
-    drawn_sizes,
-    preprocess,
-    preprocess_targets,
-)
+from minimaskrcnn.data.targets import GroundTruth, check_labels, check_parts, drawn_sizes, preprocess_targets
+from minimaskrcnn.data.transforms import Batch, ImageSize, Target, TransformConfig, preprocess
 from minimaskrcnn.distributed import shared_means
 from minimaskrcnn.fpn import FPN, FeatureMaps, FPNConfig
 from minimaskrcnn.keypoint_head import KeypointHead, KeypointHeadConfig, keypoint_losses

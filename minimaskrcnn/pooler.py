@@ -18,10 +18,11 @@ from torch import Tensor
 
 from minimaskrcnn.fpn import FeatureMaps
 from minimaskrcnn.ops import multiscale_roi_align, multiscale_roi_pool, multiscale_roi_warp
+from minimaskrcnn.options import CheckedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolerConfig:
+class PoolerConfig(CheckedOptions):
     """How RoIs are pooled; the same for all heads."""
 
     operation: Literal["roi_align", "roi_warp", "roi_pool"] = "roi_align"
@@ -39,6 +40,7 @@ class PoolerConfig:
     """Level P_k has stride 2^k."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.operation == "roi_pool" and self.mode != "max":
             raise ValueError(f'roi_pool takes the largest cell of a bin: mode "max", got {self.mode!r}')
 

@@ -21,16 +21,17 @@ from torch.nn import functional as F
 
 from minimaskrcnn.anchors import AnchorConfig, grid_anchors
 from minimaskrcnn.boxes import RPN_WEIGHTS, decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.fpn import FeatureMaps
 from minimaskrcnn.losses import Loss, full_precision
 from minimaskrcnn.matching import Generators, match, sample, sampling_keys
 from minimaskrcnn.ops import nms_padded
+from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import gather_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class RPNConfig:
+class RPNConfig(CheckedOptions):
     """Numbers of Faster R-CNN and FPN, with torchvision's counts of proposals."""
 
     positive_iou: float = 0.7

@@ -18,7 +18,7 @@ from minimaskrcnn.box_head import (
     sample_rois,
 )
 from minimaskrcnn.boxes import decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.ops import box_iou, reference
 from minimaskrcnn.padded import Rows, rows_to_compute
 from minimaskrcnn.rpn import Proposals

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parity import torchvision
 
+from minimaskrcnn.data.targets import preprocess_targets
 from minimaskrcnn.data.transforms import (
     FLIPPED_KEYPOINT,
     AugmentConfig,
@@ -20,7 +21,6 @@ from minimaskrcnn.data.transforms import (
     hflip,
     pad_batch,
     preprocess,
-    preprocess_targets,
     resize_boxes,
     resize_image,
     resize_masks,

@@ -12,7 +12,7 @@ from torch import nn
 
 from minimaskrcnn.anchors import AnchorConfig
 from minimaskrcnn.boxes import RPN_WEIGHTS, decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.losses import full_precision
 from minimaskrcnn.matching import sampling_keys
 from minimaskrcnn.ops import reference

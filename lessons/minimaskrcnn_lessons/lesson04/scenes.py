@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from minimaskrcnn import MaskRCNN
+from minimaskrcnn.data.targets import GroundTruth, preprocess_targets
 from minimaskrcnn.data.toybox import ToyboxConfig, make_scene
-from minimaskrcnn.data.transforms import Batch, GroundTruth, Sample, Target, preprocess, preprocess_targets
+from minimaskrcnn.data.transforms import Batch, Sample, Target, preprocess
 from minimaskrcnn.ops import box_iou, masks_to_boxes
 from minimaskrcnn.rpn import RPNConfig, RPNOutput, propose
 
