@@ -45,7 +45,8 @@ def cell_anchors(
     """The anchors of one cell at the origin, float64, ordered by ratio and then size."""
     roots = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()[:, None]
     side = torch.tensor(sizes, dtype=torch.float32)[None, :]
-    half_width, half_height = (side / roots).flatten() / 2, (side * roots).flatten() / 2
+    half_width = (side / roots).flatten() / 2
+    half_height = (side * roots).flatten() / 2
     anchors = torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
     return (anchors.round() if round_corners else anchors).double()
 
@@ -69,9 +70,10 @@ def grid_anchors(
         )
     levels = []
     for (rows, columns), stride, sizes in zip(grid_sizes, strides, config.sizes):
-        step_y, step_x = stride, stride
+        step_y = step_x = stride
         if config.stride_from_grid:
-            step_y, step_x = padded_size[0] // rows, padded_size[1] // columns
+            step_y = padded_size[0] // rows
+            step_x = padded_size[1] // columns
         base = cell_anchors(sizes, config.aspect_ratios, config.round_corners).to(like)
         y = torch.arange(rows, device=like.device).to(like.dtype) * step_y
         x = torch.arange(columns, device=like.device).to(like.dtype) * step_x

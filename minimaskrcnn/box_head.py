@@ -8,11 +8,12 @@ every proposal above a score is a candidate and NMS within each class leaves the
 Without a pyramid the head is ResNet's fifth stage, run on every RoI (figure 4 left), and the mask head reads what it
 computes.
 
-Letters: B images, K proposals, S sampled RoIs, R rows that are computed, N classes with background, D detections.
+Letters: B images, K proposals, S sampled RoIs (P of them can be objects), R rows that are computed, N classes with
+background, D detections, J joints.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,17 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.boxes import BOX_HEAD_WEIGHTS, Weights, decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
-from minimaskrcnn.distributed import shared_divisor
-from minimaskrcnn.matching import Generators, gather_rows, match, sample, sampling_keys
+from minimaskrcnn.data.targets import GroundTruth
+from minimaskrcnn.losses import Loss, full_precision
+from minimaskrcnn.matching import Generators, match, sample, sampling_keys
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import clip_boxes_to_image, nms_padded
+from minimaskrcnn.options import CheckedOptions
+from minimaskrcnn.padded import Rows, gather_rows
 from minimaskrcnn.resnet import ResNetConfig, init_convolutions, make_stage
-from minimaskrcnn.rpn import Proposals, full_precision
+from minimaskrcnn.rpn import Proposals
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxHeadConfig:
+class BoxHeadConfig(CheckedOptions):
     """Numbers of Mask R-CNN, sections 3.1 and 4, and of Fast R-CNN where these are silent."""
 
     pooled_size: int = 7
@@ -64,38 +67,30 @@ class BoxHeadConfig:
     """Candidates narrower than this many pixels are dropped."""
 
 
-class RoIs(NamedTuple):
+@dataclass(frozen=True)
+class RoIs:
     """Proposals sampled for training; positives are in the first columns (`matching.Samples`)."""
 
     boxes: Float[Tensor, "B S 4"]
     gt_index: Int[Tensor, "B S"]
     labels: Int[Tensor, "B S"]
     valid: Bool[Tensor, "B S"]
+    positive: Bool[Tensor, "B P"]
+    """Which of the first P, the most that can be, are objects."""
 
 
-class Detections(NamedTuple):
+@dataclass(frozen=True)
+class Detections:
     """The best boxes of each image, best first, in pixels of the resized picture."""
 
     boxes: Float[Tensor, "B D 4"]
     scores: Float[Tensor, "B D"]
     labels: Int[Tensor, "B D"]
     valid: Bool[Tensor, "B D"]
-
-
-def rows_to_compute(
-    valid: Bool[Tensor, "B S"], *, everywhere: bool = False
-) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
-    """(image, column) of the rows a head runs on: the valid ones on the CPU, all of them on a GPU.
-
-    Dropping padding makes the CPU faster; on a GPU it would wait for the number of rows.  `everywhere` drops it there
-    too.
-    """
-    if everywhere or valid.device.type == "cpu":
-        image, column = valid.nonzero(as_tuple=True)
-        return image, column
-    image = torch.arange(valid.shape[0], device=valid.device)[:, None].expand(valid.shape)
-    column = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-    return image.reshape(-1), column.reshape(-1)
+    mask_probs: Float[Tensor, "B D m m"] | None = None
+    """Of the mask head, if there is one and it has run; so are the others of the keypoint head."""
+    keypoints: Float[Tensor, "B D J 3"] | None = None
+    keypoints_scores: Float[Tensor, "B D J"] | None = None
 
 
 def sample_rois(
@@ -120,7 +115,9 @@ def sample_rois(
     chosen = sample(matches.label, keys, config.rois_per_image, config.positive_fraction)
     gt_index = gather_rows(matches.index, chosen.index)
     labels = torch.where(chosen.positive, gather_rows(truth.labels, gt_index), 0)
-    return RoIs(gather_rows(boxes, chosen.index), gt_index, labels, chosen.valid)
+    most_positive = int(config.rois_per_image * config.positive_fraction)
+    positive = chosen.positive[:, :most_positive]
+    return RoIs(gather_rows(boxes, chosen.index), gt_index, labels, chosen.valid, positive)
 
 
 def box_losses(
@@ -128,26 +125,30 @@ def box_losses(
     deltas: Float[Tensor, "R N 4"],
     rois: RoIs,
     truth: GroundTruth,
-    rows: tuple[Int[Tensor, " R"], Int[Tensor, " R"]],
+    rows: Rows,
     config: BoxHeadConfig,
-) -> dict[str, Float[Tensor, ""]]:
-    """Classification (cross-entropy) and box (smooth L1, objects only) loss, divided by the number of RoIs."""
-    image, column = rows
-    boxes, labels, valid = rois.boxes[rows], rois.labels[rows], rois.valid[rows]
-    number = shared_divisor(valid.sum())
-    positive = valid & (labels > 0)
-    gt_boxes = truth.boxes[image, rois.gt_index[image, column]]
+) -> dict[str, Loss]:
+    """Classification (cross-entropy) and box (smooth L1, objects only) loss; both count all RoIs.
+
+    `logits` and `deltas` are those of `rows` of the RoIs.
+    """
+    boxes = rows.of(rois.boxes)
+    labels = rows.of(rois.labels)
+    valid = rows.of(rois.valid)
+    has_object = (valid & (labels > 0))[:, None]
+    gt_boxes = truth.boxes[rows.image, rows.of(rois.gt_index)]
     # Rows without an object encode a unit box against itself: a NaN there would reach the gradient through 0 · NaN.
-    unit, has_object = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), positive[:, None]
+    unit = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     targets = encode_deltas(
         torch.where(has_object, gt_boxes, unit), torch.where(has_object, boxes, unit), config.delta_weights
     )
     class_loss = F.cross_entropy(logits, labels, reduction="none")
     of_label = deltas[torch.arange(len(labels), device=labels.device), labels]
     box_loss = F.smooth_l1_loss(of_label, targets, beta=config.smooth_l1_beta, reduction="none")
+    count = valid.sum()
     return {
-        "loss_classifier": (class_loss * valid).sum() / number,
-        "loss_box_reg": (box_loss * has_object).sum() / number,
+        "loss_classifier": Loss((class_loss * valid).sum(), count),
+        "loss_box_reg": Loss((box_loss * has_object).sum(), count),
     }
 
 
@@ -181,7 +182,8 @@ def detect(
     """Thresholded, moved, clipped and thinned detections from the head's output for every proposal."""
     classes = logits.shape[-1]
     scores, index, valid = candidates(logits.softmax(-1), proposals.valid, config)
-    row, label = index // (classes - 1), index % (classes - 1) + 1
+    row = index // (classes - 1)
+    label = index % (classes - 1) + 1
     image = torch.arange(len(image_sizes), device=logits.device)[:, None]
     boxes = decode_deltas(deltas[image, row, label], proposals.boxes[image, row], config.delta_weights)
     boxes = clip_boxes_to_image(boxes, image_sizes)
@@ -220,8 +222,9 @@ class BoxHead(nn.Module):
             self.fc2 = nn.Linear(config.hidden, config.hidden)
         self.classifier = nn.Linear(width, num_classes)
         self.deltas = nn.Linear(width, 4 * num_classes)
-        self.shared_channels = width if config.trunk == "res5" else channels
-        self.shared_size = -(-config.pooled_size // config.res5_stride) if config.trunk == "res5" else None
+        self.shared_shape = None
+        if config.trunk == "res5":
+            self.shared_shape = (width, -(-config.pooled_size // config.res5_stride))
 
     def shared(self, pooled: Float[Tensor, "R C PH PW"]) -> Float[Tensor, "R C2 _ _"]:
         """What the mask head reads too: res5's output, or the pooled features as they are."""
@@ -237,8 +240,8 @@ class BoxHead(nn.Module):
             for conv, norm in zip(self.convs, self.norms):
                 shared = F.relu(norm(conv(shared)))
             hidden = F.relu(self.fc2(F.relu(self.fc1(shared.flatten(1)))))
-        logits, deltas = self.classifier(hidden), self.deltas(hidden)
-        return full_precision(logits), full_precision(deltas).unflatten(1, (-1, 4))
+        deltas = full_precision(self.deltas(hidden)).unflatten(1, (-1, 4))
+        return full_precision(self.classifier(hidden)), deltas
 
     def forward(
         self, pooled: Float[Tensor, "R C PH PW"]

@@ -24,7 +24,7 @@ from minimaskrcnn.engine.recipes import PRESETS, Recipe, for_processes, from_scr
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.fine_tune import load_matching, starting_config
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.test_time import ViewsConfig, detect_in_views
+from minimaskrcnn.views import ViewsConfig, detect_in_views
 from minimaskrcnn.weights import CategoryName, load_any, read_any
 
 DEMO_TRAIN = 3000

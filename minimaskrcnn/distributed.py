@@ -2,7 +2,7 @@
 
 `torchrun` starts the processes and tells each its rank; torch's DistributedDataParallel averages their gradients.
 That average is the gradient of one process on the joint batch only if every rank divides its sums by the same number,
-so losses divide by counts that are summed over ranks (`shared_divisor`).  In one process everything here is the
+so losses are divided by counts that are summed over ranks (`shared_means`).  In one process everything here is the
 identity.
 
 Left out: batch norm over ranks, and models that are split between devices.
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from minimaskrcnn.losses import Loss
 
 
 def rank() -> int:
@@ -38,17 +40,20 @@ def _many() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def shared_divisor(count: Int[Tensor, ""]) -> Int[Tensor, ""] | Float[Tensor, ""]:
-    """What a sum of this rank is divided by: the ranks' mean `count`, and never less than one thing among them all.
+def shared_means(losses: dict[str, Loss]) -> dict[str, Float[Tensor, ""]]:
+    """Each loss's sum over the ranks' mean count, and never over less than one thing among them all.
 
-    All ranks must call it, in the same order.
+    Every rank has the same divisors, so that the mean of their gradients is the gradient of the joint batch.  All
+    ranks must call it, with the same losses.
     """
     if world_size() == 1:
-        return count.clamp(min=1)
-    total = count.detach().clone()
+        return {name: loss.mean for name, loss in losses.items()}
+    # One message for all counts.
+    total = torch.stack([loss.count for loss in losses.values()])
     distributed.all_reduce(total)
     # float64: a third in float32 would be another divisor than one process has.
-    return total.clamp(min=1).double() / world_size()
+    divisors = total.clamp(min=1).double() / world_size()
+    return {name: loss.sum / divisor for (name, loss), divisor in zip(losses.items(), divisors)}
 
 
 def mean_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,16 +7,18 @@ last level, serves the largest anchors only (section 4.1, footnote 3).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.norms import Norm, make_norm
+from minimaskrcnn.options import CheckedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class FPNConfig:
+class FPNConfig(CheckedOptions):
     """Width of the pyramid, and whether it ends in the subsampled level."""
 
     channels: int = 256
@@ -27,11 +29,19 @@ class FPNConfig:
     """After each convolution; for training from scratch."""
 
 
+FeatureMaps = list[Float[Tensor, "B C _ _"]]
+"""A map for each level, the finest first."""
+
+
 class FPN(nn.Module):
     """P2, P3, ... (and the pooled level) from C2, C3, ...; `strides` gives the pixels per cell of each."""
 
     def __init__(self, in_channels: tuple[int, ...], strides: tuple[int, ...], config: FPNConfig) -> None:
         super().__init__()
+        if any(second != 2 * first for first, second in pairwise(strides)):
+            raise ValueError(
+                f"a pyramid needs strides that double, got {strides}: resnet.dilated_c5 needs fpn=None"
+            )
         self.config = config
         self.strides = (*strides, 2 * strides[-1]) if config.pool_level else strides
         self.lateral = nn.ModuleList(nn.Conv2d(c, config.channels, 1) for c in in_channels)
@@ -44,7 +54,7 @@ class FPN(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, maps: list[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B C _ _"]]:
+    def forward(self, maps: list[Float[Tensor, "B _ _ _"]]) -> FeatureMaps:
         merged = [norm(conv(x)) for norm, conv, x in zip(self.lateral_norm, self.lateral, maps)]
         for level in reversed(range(len(merged) - 1)):
             above = F.interpolate(merged[level + 1], size=merged[level].shape[-2:], mode="nearest")

@@ -10,25 +10,28 @@ centre, is in `ops/keypoints.py`.
 Letters: R RoIs, K keypoints, m cells along each side of a heat map, P bins along each side of a pooled RoI.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minimaskrcnn.distributed import shared_divisor
+from minimaskrcnn.box_head import RoIs
+from minimaskrcnn.data.targets import GroundTruth
+from minimaskrcnn.losses import Loss, full_precision
 from minimaskrcnn.norms import Norm, make_norm
-from minimaskrcnn.rpn import full_precision
+from minimaskrcnn.options import CheckedOptions
+from minimaskrcnn.padded import Rows
 
 # The class that cross-entropy leaves out.
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeypointHeadConfig:
+class KeypointHeadConfig(CheckedOptions):
     """Numbers of Mask R-CNN, section 5."""
 
     num_keypoints: int = 17
@@ -64,7 +67,9 @@ def keypoint_targets(
     Keypoints and boxes are in the same pixels.  A keypoint on the right or lower edge falls in the last cell.  The
     cell is 0 where it does not count; in a box without width or height none does.
     """
-    point, corner, end = keypoints[..., :2], boxes[:, None, :2], boxes[:, None, 2:]
+    point = keypoints[..., :2]
+    corner = boxes[:, None, :2]
+    end = boxes[:, None, 2:]
     extent = end - corner
     # torchvision's order of operations: another last bit could cross the edge of a cell.
     cell = ((point - corner) * (size / extent)).floor()
@@ -81,19 +86,35 @@ def keypoint_loss(
     keypoints: Float[Tensor, "R K 3"],
     boxes: Float[Tensor, "R 4"],
     positive: Bool[Tensor, " R"],
-    divisor: Float[Tensor, ""] | Int[Tensor, ""] | float | None = None,
-) -> Float[Tensor, ""]:
-    """Cross-entropy over the m² cells, summed over the visible keypoints of positive RoIs (section 5).
+) -> Loss:
+    """Cross-entropy over the m² cells of the visible keypoints of positive RoIs (section 5); counts these keypoints.
 
-    `keypoints` are those of each RoI's matched person, in the boxes' pixels.  Divided by the number of those that
-    count (`keypoint_targets`), or by `divisor`, which must be above 0.  Zero (with a graph) where there are none.
+    `keypoints` are those of each RoI's matched person, in the boxes' pixels; `keypoint_targets` says which of them
+    count.  Zero (with a graph) where there are none.
     """
     cell, counts = keypoint_targets(keypoints, boxes, logits.shape[-1])
     counts = counts & positive[:, None]
     target = torch.where(counts, cell, IGNORED).flatten()
     scores = logits.flatten(2).flatten(0, 1)
     total = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum")
-    return total / (shared_divisor(counts.sum()) if divisor is None else divisor)
+    return Loss(total, counts.sum())
+
+
+def keypoint_losses(
+    logits: Float[Tensor, "R K m m"],
+    rois: RoIs,
+    truth: GroundTruth,
+    rows: Rows,
+    config: KeypointHeadConfig,
+) -> dict[str, Loss]:
+    """The loss of `rows` of the RoIs, for which `logits` are predicted."""
+    points = truth.keypoints[rows.image, rows.of(rois.gt_index)]
+    # No gradient runs through a keypoint's cell.
+    boxes = rows.of(rois.boxes).detach()
+    loss = keypoint_loss(logits, points, boxes, rows.of(rois.positive))
+    if config.loss_divisor == "nominal":
+        loss = replace(loss, count=torch.full_like(loss.count, rois.positive.numel() * config.num_keypoints))
+    return {"loss_keypoint": loss}
 
 
 class KeypointHead(nn.Module):

@@ -21,14 +21,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minimaskrcnn.distributed import shared_divisor
+from minimaskrcnn.box_head import RoIs
+from minimaskrcnn.data.targets import GroundTruth
+from minimaskrcnn.losses import Loss, full_precision
 from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import crop_masks, roi_align
-from minimaskrcnn.rpn import full_precision
+from minimaskrcnn.options import CheckedOptions
+from minimaskrcnn.padded import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskHeadConfig:
+class MaskHeadConfig(CheckedOptions):
     """Numbers of Mask R-CNN, figure 4 right."""
 
     pooled_size: int = 14
@@ -83,8 +86,8 @@ def mask_loss(
     targets: Float[Tensor, "R m m"],
     positive: Bool[Tensor, " R"],
     config: MaskHeadConfig = MaskHeadConfig(),
-) -> Float[Tensor, ""]:
-    """Average cross-entropy over the pixels of positive RoIs (section 3).
+) -> Loss:
+    """Cross-entropy averaged over the pixels of each positive RoI (section 3); counts these RoIs.
 
     Binary, on the ground-truth class's mask; with softmax multinomial, that class against all others.  Zero (with
     a graph) where there is no positive RoI.
@@ -98,7 +101,19 @@ def mask_loss(
         # Class-agnostic: background and object.
         of_label = log_probs[rows, labels + 1 if config.class_agnostic else labels]
         pixels = -(targets * of_label + (1 - targets) * log_probs[:, 0])
-    return torch.where(positive, pixels.mean(dim=(1, 2)), 0).sum() / shared_divisor(positive.sum())
+    return Loss(torch.where(positive, pixels.mean(dim=(1, 2)), 0).sum(), positive.sum())
+
+
+def mask_losses(
+    logits: Float[Tensor, "R M m m"], rois: RoIs, truth: GroundTruth, rows: Rows, config: MaskHeadConfig
+) -> dict[str, Loss]:
+    """The loss of `rows` of the RoIs, for which `logits` are predicted."""
+    positive = rows.of(rois.positive)
+    # A GPU's other rows have no mask, and after the last one there is none: a target of NaN would survive as a
+    # gradient, whatever the loss multiplies it with.
+    mask_index = torch.where(positive, truth.mask_offset[rows.image] + rows.of(rois.gt_index), 0)
+    targets = mask_targets(truth.masks, mask_index, rows.of(rois.boxes), logits.shape[-1], config)
+    return {"loss_mask": mask_loss(logits, rows.of(rois.labels), targets, positive, config)}
 
 
 def mask_probs(

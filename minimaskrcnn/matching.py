@@ -11,7 +11,7 @@ padded, with validity masks; nothing here asks a GPU for a number.
 Lesson 04, `lessons/04_rpn.ipynb`, teaches this.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,14 +20,16 @@ from torch import Tensor
 from minimaskrcnn.ops import match_boxes
 
 
-class Matches(NamedTuple):
+@dataclass(frozen=True)
+class Matches:
     """For every box the index of its ground truth and 1 positive, 0 negative, -1 ignored."""
 
     index: Int[Tensor, "B K"]
     label: Int[Tensor, "B K"]
 
 
-class Samples(NamedTuple):
+@dataclass(frozen=True)
+class Samples:
     """Chosen boxes: positives first, then negatives, then padding.
 
     All positives lie in the first `int(number · positive_fraction)` columns.
@@ -91,7 +93,8 @@ def sample(
     most_positive = int(number * positive_fraction)
     positive_key, positive = torch.where(label > 0, keys, -torch.inf).topk(min(most_positive, places))
     negative_key, negative = torch.where(label == 0, keys, -torch.inf).topk(min(number, places))
-    is_positive, is_negative = positive_key > -torch.inf, negative_key > -torch.inf
+    is_positive = positive_key > -torch.inf
+    is_negative = negative_key > -torch.inf
     room = number - is_positive.sum(dim=1, keepdim=True)
     is_negative &= torch.arange(negative.shape[1], device=label.device) < room
 
@@ -101,9 +104,3 @@ def sample(
     index = torch.cat([positive, negative], dim=1).gather(1, order)
     all_positive = torch.cat([is_positive, torch.zeros_like(is_negative)], dim=1)
     return Samples(index, all_positive.gather(1, order), valid.gather(1, order))
-
-
-def gather_rows(table: Tensor, index: Int[Tensor, "B S"]) -> Tensor:
-    """table[b, index[b, s]] for a table `[B, K, ...]`: `[B, S, ...]`."""
-    batch = torch.arange(table.shape[0], device=table.device)[:, None]
-    return table[batch, index]

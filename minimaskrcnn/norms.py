@@ -5,7 +5,7 @@ implementations); from scratch, batch norm over enough pictures or group norm (W
 converge at all (He, Girshick, Dollár, "Rethinking ImageNet Pre-training", 2019, section 3.1).
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,11 +32,16 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def make_norm(norm: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
-    """The layer that `norm` names; group norm has 32 groups, or fewer and of 8 channels where there are few."""
+    """The layer that `norm` names; group norm has 32 groups, or fewer and of 8 channels where there are few.
+
+    ValueError for another name.
+    """
     if norm == "none":
         return nn.Identity()
     if norm == "frozen_batch":
         return FrozenBatchNorm2d(channels, eps)
     if norm == "batch":
         return nn.BatchNorm2d(channels, eps=eps)
-    return nn.GroupNorm(min(32, max(1, channels // 8)), channels, eps=eps)
+    if norm == "group":
+        return nn.GroupNorm(min(32, max(1, channels // 8)), channels, eps=eps)
+    raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")

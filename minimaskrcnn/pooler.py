@@ -16,11 +16,13 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minimaskrcnn.fpn import FeatureMaps
 from minimaskrcnn.ops import multiscale_roi_align, multiscale_roi_pool, multiscale_roi_warp
+from minimaskrcnn.options import CheckedOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolerConfig:
+class PoolerConfig(CheckedOptions):
     """How RoIs are pooled; the same for all heads."""
 
     operation: Literal["roi_align", "roi_warp", "roi_pool"] = "roi_align"
@@ -38,24 +40,33 @@ class PoolerConfig:
     """Level P_k has stride 2^k."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.operation == "roi_pool" and self.mode != "max":
             raise ValueError(f'roi_pool takes the largest cell of a bin: mode "max", got {self.mode!r}')
 
 
-def pool_rois(
-    features: list[Float[Tensor, "B C _ _"]],
-    strides: tuple[int, ...],
-    rois: Float[Tensor, "R 4"],
-    image_index: Int[Tensor, " R"],
-    output_size: int,
-    config: PoolerConfig,
-) -> Float[Tensor, "R C PH PW"]:
-    """Pool every RoI from its level; `features` and `strides` name the levels that RoIs may be read from."""
-    levels = {"canonical_size": config.canonical_size, "canonical_level": config.canonical_level}
-    size = (output_size, output_size)
-    if config.operation == "roi_pool":
-        return multiscale_roi_pool(features, rois, image_index, size, strides, **levels)
-    samples = {"sampling_ratio": config.sampling_ratio, "mode": config.mode, **levels}
-    if config.operation == "roi_warp":
-        return multiscale_roi_warp(features, rois, image_index, size, strides, **samples)
-    return multiscale_roi_align(features, rois, image_index, size, strides, aligned=config.aligned, **samples)
+@dataclass(frozen=True)
+class Pooler:
+    """Pools RoIs from the levels that they may be read from, the first ones of the pyramid."""
+
+    strides: tuple[int, ...]
+    config: PoolerConfig
+
+    def __call__(
+        self,
+        features: FeatureMaps,
+        boxes: Float[Tensor, "R 4"],
+        image_index: Int[Tensor, " R"],
+        output_size: int,
+    ) -> Float[Tensor, "R C PH PW"]:
+        """`output_size` × `output_size` bins of each box, in pixels of the padded picture, from its level."""
+        config = self.config
+        features = features[: len(self.strides)]
+        levels = {"canonical_size": config.canonical_size, "canonical_level": config.canonical_level}
+        given = (features, boxes, image_index, (output_size, output_size), self.strides)
+        if config.operation == "roi_pool":
+            return multiscale_roi_pool(*given, **levels)
+        samples = {"sampling_ratio": config.sampling_ratio, "mode": config.mode, **levels}
+        if config.operation == "roi_warp":
+            return multiscale_roi_warp(*given, **samples)
+        return multiscale_roi_align(*given, aligned=config.aligned, **samples)

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimaskrcnn.norms import Norm, make_norm
+from minimaskrcnn.options import CheckedOptions
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
+class ResNetConfig(CheckedOptions):
     """Depth, width and normalisation of a ResNet."""
 
     depth: Literal[18, 34, 50, 101] = 50
@@ -48,6 +49,7 @@ class ResNetConfig:
     """C5 at stride 16 with 3×3 convolutions dilated by 2, instead of stride 32."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         plain = (self.groups, self.group_width, self.stride_on_1x1) == (1, 64, False)
         if self.depth < 50 and not plain:
             raise ValueError(f"groups and the stride's place are a bottleneck's: depth {self.depth} has none")

@@ -12,7 +12,7 @@ Lesson 04, `lessons/04_rpn.ipynb`, teaches this.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,14 +21,17 @@ from torch.nn import functional as F
 
 from minimaskrcnn.anchors import AnchorConfig, grid_anchors
 from minimaskrcnn.boxes import RPN_WEIGHTS, decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
-from minimaskrcnn.distributed import shared_divisor
-from minimaskrcnn.matching import Generators, gather_rows, match, sample, sampling_keys
+from minimaskrcnn.data.targets import GroundTruth
+from minimaskrcnn.fpn import FeatureMaps
+from minimaskrcnn.losses import Loss, full_precision
+from minimaskrcnn.matching import Generators, match, sample, sampling_keys
 from minimaskrcnn.ops import clip_boxes_to_image, nms_padded
+from minimaskrcnn.options import CheckedOptions
+from minimaskrcnn.padded import gather_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class RPNConfig:
+class RPNConfig(CheckedOptions):
     """Numbers of Faster R-CNN and FPN, with torchvision's counts of proposals."""
 
     positive_iou: float = 0.7
@@ -57,14 +60,16 @@ class RPNConfig:
     that gradient out (appendix B)."""
 
 
-class Proposals(NamedTuple):
+@dataclass(frozen=True)
+class Proposals:
     """Boxes in pixels of the resized picture, best first; rows that are not `valid` are padding."""
 
     boxes: Float[Tensor, "B K 4"]
     valid: Bool[Tensor, "B K"]
 
 
-class RPNOutput(NamedTuple):
+@dataclass(frozen=True)
+class RPNOutput:
     """The head's predictions for every anchor."""
 
     anchors: list[Float[Tensor, "_ 4"]]
@@ -72,17 +77,14 @@ class RPNOutput(NamedTuple):
     deltas: Float[Tensor, "B A 4"]
 
 
-def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half-precision tensors as float32, others as they are: losses and boxes are never computed in half."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def select_best(
     output: RPNOutput, pre_nms: int
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N 4"], Int[Tensor, " N"]]:
     """The `pre_nms` best anchors of each level: logits, moved boxes, and the level of each column."""
     counts = [len(level) for level in output.anchors]
-    logits, boxes, levels = [], [], []
+    logits = []
+    boxes = []
+    levels = []
     for level, (anchors, level_logits, level_deltas) in enumerate(
         zip(output.anchors, output.logits.split(counts, 1), output.deltas.split(counts, 1))
     ):
@@ -125,8 +127,8 @@ def _propose(
 
 def rpn_losses(
     output: RPNOutput, truth: GroundTruth, config: RPNConfig, generator: Generators
-) -> dict[str, Float[Tensor, ""]]:
-    """Objectness (cross-entropy) and box (smooth L1) loss over sampled anchors; both divided by their number."""
+) -> dict[str, Loss]:
+    """Objectness (cross-entropy) and box (smooth L1) loss over sampled anchors; both count all of these."""
     images = output.logits.shape[0]
     anchors = torch.cat(output.anchors).expand(images, -1, -1)
     everywhere = torch.ones(output.logits.shape, dtype=torch.bool, device=output.logits.device)
@@ -141,9 +143,9 @@ def rpn_losses(
     )
     keys = sampling_keys(matches.label.shape, matches.label.device, generator)
     chosen = sample(matches.label, keys, config.anchors_per_image, config.positive_fraction)
-    number = shared_divisor(chosen.valid.sum())
+    count = chosen.valid.sum()
     if config.loss_divisor == "nominal":
-        number = config.anchors_per_image * images
+        count = torch.full_like(count, config.anchors_per_image * images)
 
     gt_boxes = gather_rows(truth.boxes, gather_rows(matches.index, chosen.index))
     references = gather_rows(anchors, chosen.index)
@@ -156,8 +158,8 @@ def rpn_losses(
     logits = gather_rows(output.logits, chosen.index)
     objectness = F.binary_cross_entropy_with_logits(logits, chosen.positive.to(logits), reduction="none")
     return {
-        "loss_objectness": (objectness * chosen.valid).sum() / number,
-        "loss_rpn_box_reg": (box_loss * chosen.positive[..., None]).sum() / number,
+        "loss_objectness": Loss((objectness * chosen.valid).sum(), count),
+        "loss_rpn_box_reg": Loss((box_loss * chosen.positive[..., None]).sum(), count),
     }
 
 
@@ -177,13 +179,14 @@ class RPN(nn.Module):
 
     def forward(
         self,
-        features: list[Float[Tensor, "B C _ _"]],
+        features: FeatureMaps,
         strides: tuple[int, ...],
         padded_size: tuple[int, int],
     ) -> RPNOutput:
         """Predictions for all anchors of all levels; `padded_size` is the batch's picture size."""
         images = features[0].shape[0]
-        logits, deltas = [], []
+        logits = []
+        deltas = []
         for feature in features:
             hidden = F.relu(self.conv(feature))
             # [B, A·k, H, W] -> [B, H·W·A, k]: anchors are ordered row, column, anchor of the cell.

@@ -15,12 +15,12 @@ from minimaskrcnn.box_head import (
     box_losses,
     candidates,
     detect,
-    rows_to_compute,
     sample_rois,
 )
 from minimaskrcnn.boxes import decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
 from minimaskrcnn.ops import box_iou, reference
+from minimaskrcnn.padded import Rows, rows_to_compute
 from minimaskrcnn.rpn import Proposals
 
 CLASSES = 4
@@ -123,7 +123,7 @@ def test_sampling_is_reproducible():
     first, again, other = (
         sample_rois(proposals, truth, CONFIG, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    assert all(torch.equal(a, b) for a, b in zip(vars(first).values(), vars(again).values()))
     assert not torch.equal(first.boxes, other.boxes)
 
 
@@ -142,7 +142,7 @@ def test_rois_carry_the_gradient_of_their_proposals():
 
 def losses_by_loops(logits, deltas, rois, truth, rows, config) -> tuple[float, float]:
     classifier, box, number = 0.0, 0.0, 0
-    for row, (image, column) in enumerate(zip(*(index.tolist() for index in rows))):
+    for row, (image, column) in enumerate(zip(rows.image.tolist(), rows.column.tolist())):
         if not rois.valid[image, column]:
             continue
         number += 1
@@ -170,18 +170,17 @@ def sampled(seed: int, counts: tuple[int, ...] = (3, 2), proposals: int = 4):
 def test_losses_are_what_loops_say(seed):
     truth, rois, generator = sampled(seed)
     rows = rows_to_compute(rois.valid)
-    logits = torch.randn(len(rows[0]), CLASSES, generator=generator, dtype=torch.float64)
-    deltas = torch.randn(len(rows[0]), CLASSES, 4, generator=generator, dtype=torch.float64)
+    logits = torch.randn(len(rows.image), CLASSES, generator=generator, dtype=torch.float64)
+    deltas = torch.randn(len(rows.image), CLASSES, 4, generator=generator, dtype=torch.float64)
     losses = box_losses(logits, deltas, rois, truth, rows, CONFIG)
     classifier, box = losses_by_loops(logits, deltas, rois, truth, rows, CONFIG)
-    assert losses["loss_classifier"].item() == pytest.approx(classifier, abs=1e-9)
-    assert losses["loss_box_reg"].item() == pytest.approx(box, abs=1e-9)
+    assert losses["loss_classifier"].mean.item() == pytest.approx(classifier, abs=1e-9)
+    assert losses["loss_box_reg"].mean.item() == pytest.approx(box, abs=1e-9)
 
 
-def all_rows(valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def all_rows(valid: torch.Tensor) -> Rows:
     """The rows that a GPU computes: padding as well."""
-    image, column = torch.meshgrid(*(torch.arange(n) for n in valid.shape), indexing="ij")
-    return image.flatten(), column.flatten()
+    return rows_to_compute(torch.ones_like(valid))
 
 
 def test_padding_changes_neither_losses_nor_gradients():
@@ -189,28 +188,28 @@ def test_padding_changes_neither_losses_nor_gradients():
     assert not rois.valid.all() and rois.valid.any(1).all()
     everything = all_rows(rois.valid)
     logits = torch.randn(
-        len(everything[0]), CLASSES, generator=generator, dtype=torch.float64
+        len(everything.image), CLASSES, generator=generator, dtype=torch.float64
     ).requires_grad_()
     deltas = torch.randn(
-        len(everything[0]), CLASSES, 4, generator=generator, dtype=torch.float64
+        len(everything.image), CLASSES, 4, generator=generator, dtype=torch.float64
     ).requires_grad_()
     kept = rois.valid.flatten()
     losses = box_losses(logits, deltas, rois, truth, everything, CONFIG)
     fewer = box_losses(logits[kept], deltas[kept], rois, truth, rows_to_compute(rois.valid), CONFIG)
     for name, value in losses.items():
-        assert value.item() == pytest.approx(fewer[name].item(), abs=1e-12), name
-    sum(losses.values()).backward()
+        assert value.mean.item() == pytest.approx(fewer[name].mean.item(), abs=1e-12), name
+    sum(loss.mean for loss in losses.values()).backward()
     assert logits.grad[~kept].abs().max() == 0 and deltas.grad.isfinite().all()
 
 
 def test_only_the_ground_truth_classs_deltas_of_objects_learn():
     truth, rois, generator = sampled(5)
     rows = rows_to_compute(rois.valid)
-    labels = rois.labels[rows]
+    labels = rows.of(rois.labels)
     assert (labels > 0).any() and (labels == 0).any()
     deltas = torch.randn(len(labels), CLASSES, 4, generator=generator, dtype=torch.float64).requires_grad_()
     logits = torch.zeros(len(labels), CLASSES, dtype=torch.float64)
-    box_losses(logits, deltas, rois, truth, rows, CONFIG)["loss_box_reg"].backward()
+    box_losses(logits, deltas, rois, truth, rows, CONFIG)["loss_box_reg"].mean.backward()
     learns = deltas.grad.abs().sum(-1) > 0
     expected = torch.nn.functional.one_hot(labels, CLASSES).bool() & (labels > 0)[:, None]
     assert torch.equal(learns, expected)
@@ -219,26 +218,27 @@ def test_only_the_ground_truth_classs_deltas_of_objects_learn():
 def test_losses_without_any_object():
     truth, rois, _ = sampled(0, counts=(0, 0))
     rows = rows_to_compute(rois.valid)
-    logits = torch.zeros(len(rows[0]), CLASSES, dtype=torch.float64, requires_grad=True)
-    deltas = torch.ones(len(rows[0]), CLASSES, 4, dtype=torch.float64, requires_grad=True)
+    logits = torch.zeros(len(rows.image), CLASSES, dtype=torch.float64, requires_grad=True)
+    deltas = torch.ones(len(rows.image), CLASSES, 4, dtype=torch.float64, requires_grad=True)
     losses = box_losses(logits, deltas, rois, truth, rows, CONFIG)
     assert (
-        losses["loss_classifier"].item() == pytest.approx(math.log(CLASSES)) and losses["loss_box_reg"] == 0
+        losses["loss_classifier"].mean.item() == pytest.approx(math.log(CLASSES)) and losses["loss_box_reg"].sum == 0
     )
-    sum(losses.values()).backward()
+    sum(loss.mean for loss in losses.values()).backward()
     assert logits.grad.any() and not deltas.grad.any()
 
 
 def test_losses_of_no_roi_at_all_are_zero():
-    nothing = RoIs(torch.zeros(1, 2, 4), *(torch.zeros(1, 2, dtype=torch.int64),) * 2, torch.zeros(1, 2) > 0)
+    zeros = torch.zeros(1, 2, dtype=torch.int64)
+    nothing = RoIs(torch.zeros(1, 2, 4), zeros, zeros, zeros > 0, zeros > 0)
     truth, _, _ = sampled(0, counts=(0, 0))
     logits, deltas = (
         torch.zeros(0, CLASSES, requires_grad=True),
         torch.zeros(0, CLASSES, 4, requires_grad=True),
     )
     losses = box_losses(logits, deltas, nothing, truth, rows_to_compute(nothing.valid), CONFIG)
-    assert [value.item() for value in losses.values()] == [0, 0]
-    sum(losses.values()).backward()
+    assert [loss.mean.item() for loss in losses.values()] == [0, 0]
+    sum(loss.mean for loss in losses.values()).backward()
 
 
 def detections_by_loops(logits, deltas, boxes, valid, size, config) -> list[tuple[float, int, list[float]]]:
@@ -342,12 +342,6 @@ def test_no_more_candidates_can_pass_than_a_gpu_makes_room_for(seed, classes, th
     for image in range(2):
         row, label = index[image] // (classes - 1), index[image] % (classes - 1) + 1
         assert torch.equal(scores[image, row, label], best[image])
-
-
-def test_rows_to_compute_are_the_valid_ones_on_the_cpu_and_all_on_other_devices():
-    valid = torch.tensor([[True, False, True], [False, False, True]])
-    assert [index.tolist() for index in rows_to_compute(valid)] == [[0, 0, 1], [0, 2, 2]]
-    assert [index.shape for index in rows_to_compute(valid.to("meta"))] == [(6,), (6,)]
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Transforms: parity with torchvision's, geometry as properties, and errors that show the value."""
 
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parity import torchvision
 
+from minimaskrcnn.data.targets import preprocess_targets
 from minimaskrcnn.data.transforms import (
     FLIPPED_KEYPOINT,
     AugmentConfig,
+    Batch,
     Sample,
+    Target,
     TransformConfig,
     augment,
     hflip,
     pad_batch,
     preprocess,
-    preprocess_targets,
     resize_boxes,
     resize_image,
     resize_masks,
@@ -77,9 +81,12 @@ def same(a, b) -> bool:
 
 def to_batch(batch: list[Sample], config: TransformConfig):
     pictures = preprocess([sample.image for sample in batch], config)
-    padded = (pictures.tensor.shape[-2], pictures.tensor.shape[-1])
-    targets = [sample.target for sample in batch]
-    return pictures, preprocess_targets(targets, pictures.original_sizes, pictures.image_sizes, padded)
+    return pictures, preprocess_targets([sample.target for sample in batch], pictures)
+
+
+def resized(count: int, size: tuple[int, int], new_size: tuple[int, int]) -> Batch:
+    """A batch of blank pictures of one size, padded to 32 × 32."""
+    return Batch(torch.zeros(count, 3, 32, 32), [new_size] * count, [size] * count)
 
 
 # --- sizes
@@ -223,15 +230,24 @@ def test_every_picture_may_have_its_own_shorter_side():
 
 def test_without_masks_and_keypoints_there_are_none():
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    gt = preprocess_targets([target, target], [(5, 5)] * 2, [(10, 10)] * 2, (32, 32))
+    gt = preprocess_targets([target, target], resized(2, (5, 5), (10, 10)))
     assert gt.masks is None and gt.keypoints is None
     assert gt.boxes.shape == (2, 1, 4) and not gt.valid.any() and gt.mask_offset.tolist() == [0, 0]
+
+
+def test_a_target_has_the_shapes_that_its_type_says():
+    target = make_sample(0, 9, 9, 2).target
+    hints = typing.get_type_hints(Target)
+    assert {name for name, value in target.items() if torch.is_tensor(value)} >= {"boxes", "labels", "masks"}
+    for name, value in target.items():
+        assert isinstance(value, hints[name]), name
+    assert not isinstance(target["boxes"][:, :3], hints["boxes"])
 
 
 def test_half_precision_boxes_become_float32_and_byte_masks_boolean():
     sample = make_sample(0, 9, 9, 2)
     target = {**sample.target, "boxes": sample.target["boxes"].half(), "masks": sample.target["masks"].byte()}
-    gt = preprocess_targets([target], [(9, 9)], [(18, 18)], (32, 32))
+    gt = preprocess_targets([target], resized(1, (9, 9), (18, 18)))
     assert gt.boxes.dtype == torch.float32 and gt.masks.dtype == torch.bool
     assert gt.masks.sum() == 4 * sample.target["masks"].sum()
 
@@ -351,7 +367,7 @@ def changed(**changes) -> dict:
 )
 def test_a_bad_target_is_named(target, error, message):
     with pytest.raises(error, match=message):
-        preprocess_targets([target], [(9, 12)], [(18, 24)], (32, 32))
+        preprocess_targets([target], resized(1, (9, 12), (18, 24)))
 
 
 @pytest.mark.unhooked
@@ -359,9 +375,9 @@ def test_targets_must_agree_with_each_other_and_the_pictures():
     with_masks = make_sample(1, 9, 12, 3).target
     without = {key: value for key, value in with_masks.items() if key != "masks"}
     with pytest.raises(ValueError, match="all targets have 'masks' or none: targets 0 and 1"):
-        preprocess_targets([with_masks, without], [(9, 12)] * 2, [(9, 12)] * 2, (32, 32))
+        preprocess_targets([with_masks, without], resized(2, (9, 12), (9, 12)))
     with pytest.raises(ValueError, match="1 targets for 2 pictures"):
-        preprocess_targets([with_masks], [(9, 12)] * 2, [(9, 12)] * 2, (32, 32))
+        preprocess_targets([with_masks], resized(2, (9, 12), (9, 12)))
 
 
 @pytest.mark.unhooked

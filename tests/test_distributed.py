@@ -14,8 +14,9 @@ from models import tiny_model, write_scenes
 from torch import distributed
 
 from minimaskrcnn.data.coco import open_coco
-from minimaskrcnn.distributed import processes, shared_divisor
+from minimaskrcnn.distributed import processes, shared_means
 from minimaskrcnn.engine.evaluate import evaluate_dataset, in_turn, shared_pictures
+from minimaskrcnn.losses import Loss
 from minimaskrcnn.weights import CategoryName, load_model, read_safetensors, save_weights
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -229,7 +230,8 @@ def alive(pid: int) -> bool:
 
 
 def test_one_process_divides_by_its_own_count():
-    assert [shared_divisor(torch.tensor(n)).item() for n in (0, 1, 7)] == [1, 1, 7]
+    losses = {str(n): Loss(torch.tensor(7.0), torch.tensor(n)) for n in (0, 1, 7)}
+    assert [mean.item() for mean in shared_means(losses).values()] == [7, 7, 1]
     with processes() as device:
         assert device is None
 

@@ -36,7 +36,7 @@ def loss_by_loops(logits, labels, targets, positive) -> float:
 @given(st.integers(0, 10**6))
 def test_loss_is_the_average_over_pixels_of_positive_rois(seed):
     case = random_case(seed)
-    assert mask_loss(*case).item() == pytest.approx(loss_by_loops(*case), abs=1e-9)
+    assert mask_loss(*case).mean.item() == pytest.approx(loss_by_loops(*case), abs=1e-9)
 
 
 def test_loss_by_hand():
@@ -45,13 +45,13 @@ def test_loss_by_hand():
     loss = mask_loss(
         logits, torch.tensor([1, 0]), torch.tensor([[[1.0]], [[0.0]]]).double(), torch.ones(2) > 0
     )
-    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert loss.mean.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
 def test_classes_do_not_compete():
     logits, labels, targets, _ = random_case(1)
     positive = torch.tensor([True, True, False, True])
-    mask_loss(logits, labels, targets, positive).backward()
+    mask_loss(logits, labels, targets, positive).mean.backward()
     for row in range(4):
         for label in range(3):
             learns = bool(positive[row]) and label == labels[row]
@@ -63,8 +63,8 @@ def test_classes_do_not_compete():
 def test_without_positives_the_loss_is_zero_and_has_a_graph(rois):
     logits, labels, targets, _ = random_case(0, rois)
     loss = mask_loss(logits, labels, targets, torch.zeros(rois) > 0)
-    assert loss == 0 and loss.requires_grad
-    loss.backward()
+    assert loss.count == 0 and loss.mean == 0 and loss.mean.requires_grad
+    loss.mean.backward()
     assert not logits.grad.any()
 
 
@@ -73,7 +73,7 @@ def test_garbage_of_padding_reaches_nothing():
     targets[1] = torch.nan
     positive = torch.tensor([True, False])
     loss = mask_loss(logits, labels, targets, positive)
-    assert loss.item() == pytest.approx(mask_loss(logits[:1], labels[:1], targets[:1], positive[:1]).item())
+    assert loss.mean.item() == pytest.approx(mask_loss(logits[:1], labels[:1], targets[:1], positive[:1]).mean.item())
 
 
 def test_each_rois_own_class_is_shown():
@@ -133,7 +133,7 @@ def test_softmax_loss_is_the_multinomial_of_class_and_background(seed, agnostic)
                 total -= share * (values[channel] - log_sum) + (1 - share) * (values[0] - log_sum)
                 pixels += 1
     found = mask_loss(logits, labels, targets, positive, config)
-    assert found.item() == pytest.approx(total / max(pixels, 1), abs=1e-9)
+    assert found.mean.item() == pytest.approx(total / max(pixels, 1), abs=1e-9)
 
 
 def test_softmax_by_hand():
@@ -142,11 +142,11 @@ def test_softmax_by_hand():
     labels, target = torch.tensor([1]), torch.ones(1, 1, 1, dtype=torch.float64)
     config = MaskHeadConfig(activation="softmax")
     assert mask_probs(logits, labels, config).item() == pytest.approx(0.6)
-    assert mask_loss(logits, labels, target, torch.ones(1) > 0, config).item() == pytest.approx(
+    assert mask_loss(logits, labels, target, torch.ones(1) > 0, config).mean.item() == pytest.approx(
         math.log(5 / 3)
     )
     # And of background: 1/5.
-    found = mask_loss(logits, labels, 0 * target, torch.ones(1) > 0, config).item()
+    found = mask_loss(logits, labels, 0 * target, torch.ones(1) > 0, config).mean.item()
     assert found == pytest.approx(math.log(5))
 
 
@@ -156,7 +156,7 @@ def test_an_agnostic_mask_is_the_same_for_every_class():
     probs = mask_probs(logits[:, :1], labels, config)
     assert torch.equal(probs, logits[:, 0].sigmoid())
     loss = mask_loss(logits[:, :1], labels, targets, positive, config)
-    assert loss == mask_loss(logits[:, :1], 0 * labels, targets, positive)
+    assert loss.mean == mask_loss(logits[:, :1], 0 * labels, targets, positive).mean
     two = MaskHeadConfig(class_agnostic=True, activation="softmax")
     assert torch.allclose(mask_probs(logits[:, :2], labels, two), (logits[:, 1] - logits[:, 0]).sigmoid())
 

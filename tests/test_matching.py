@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimaskrcnn.matching import gather_rows, match, sample, sampling_keys
+from minimaskrcnn.matching import match, sample, sampling_keys
 
 
 def iou(a: list[float], b: list[float]) -> float:
@@ -197,13 +197,3 @@ def test_keys_depend_on_the_generator_alone():
     assert not torch.equal(first, sampling_keys((2, 9), device, torch.Generator().manual_seed(6)))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(sampling_keys((2, 9), device, None), sampling_keys((2, 9), device, None))
-
-
-def test_gather_rows():
-    table = torch.arange(24.0).view(2, 4, 3)
-    index = torch.tensor([[3, 0, 0], [1, 2, 1]])
-    found = gather_rows(table, index)
-    assert [[row.tolist() for row in image] for image in found] == [
-        [table[b, k].tolist() for k in index[b].tolist()] for b in range(2)
-    ]
-    assert gather_rows(table[..., 0], index).tolist() == [[9, 0, 0], [15, 18, 15]]

@@ -12,10 +12,11 @@ from torch import nn
 
 from minimaskrcnn.anchors import AnchorConfig
 from minimaskrcnn.boxes import RPN_WEIGHTS, decode_deltas, encode_deltas
-from minimaskrcnn.data.transforms import GroundTruth
+from minimaskrcnn.data.targets import GroundTruth
+from minimaskrcnn.losses import full_precision
 from minimaskrcnn.matching import sampling_keys
 from minimaskrcnn.ops import reference
-from minimaskrcnn.rpn import RPN, RPNConfig, RPNOutput, full_precision, propose, rpn_losses
+from minimaskrcnn.rpn import RPN, RPNConfig, RPNOutput, propose, rpn_losses
 
 CONFIG = RPNConfig(
     anchors_per_image=8, pre_nms_train=9, pre_nms_test=7, post_nms_train=8, post_nms_test=5, nms_iou=0.5
@@ -171,8 +172,8 @@ def test_losses_are_what_loops_say(seed):
     keys = sampling_keys((2, len(anchors)), torch.device("cpu"), torch.Generator().manual_seed(seed))
     objectness, box = losses_by_loops(output, truth, CONFIG, keys)
     assert box > 0
-    assert losses["loss_objectness"].item() == pytest.approx(objectness, abs=1e-9)
-    assert losses["loss_rpn_box_reg"].item() == pytest.approx(box, abs=1e-9)
+    assert losses["loss_objectness"].mean.item() == pytest.approx(objectness, abs=1e-9)
+    assert losses["loss_rpn_box_reg"].mean.item() == pytest.approx(box, abs=1e-9)
 
 
 def test_losses_are_divided_by_all_sampled_anchors_of_the_batch():
@@ -185,8 +186,8 @@ def test_losses_are_divided_by_all_sampled_anchors_of_the_batch():
     # The positive's object is 10 pixels to the right: dx of 1 in smooth L1 is 1 - β / 2.
     config = replace(CONFIG, positive_iou=0.3, negative_iou=0.3)
     losses = rpn_losses(output, truth_of([[[5.0, 0.0, 15.0, 10.0]], []]), config, None)
-    assert losses["loss_objectness"].item() == pytest.approx(math.log(2), abs=1e-6)
-    assert losses["loss_rpn_box_reg"].item() == pytest.approx((0.5 - 1 / 18) / 4, abs=1e-6)
+    assert losses["loss_objectness"].mean.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert losses["loss_rpn_box_reg"].mean.item() == pytest.approx((0.5 - 1 / 18) / 4, abs=1e-6)
 
 
 def test_pictures_without_objects_teach_background_only():
@@ -194,8 +195,8 @@ def test_pictures_without_objects_teach_background_only():
     output.logits.requires_grad_()
     output.deltas.requires_grad_()
     losses = rpn_losses(output, truth_of([[], []]), CONFIG, torch.Generator().manual_seed(0))
-    assert losses["loss_rpn_box_reg"] == 0 and losses["loss_objectness"] > 0
-    sum(losses.values()).backward()
+    assert losses["loss_rpn_box_reg"].sum == 0 and losses["loss_objectness"].sum > 0
+    sum(loss.mean for loss in losses.values()).backward()
     assert (output.logits.grad != 0).sum() == 16 and (output.logits.grad >= 0).all()
     assert output.deltas.grad is not None and not output.deltas.grad.any()
 
@@ -204,7 +205,7 @@ def test_only_positives_learn_boxes():
     output = random_output(3)
     output.deltas.requires_grad_()
     truth = truth_of([torch.cat(output.anchors)[[4]].add(1).tolist(), []])
-    rpn_losses(output, truth, CONFIG, None)["loss_rpn_box_reg"].backward()
+    rpn_losses(output, truth, CONFIG, None)["loss_rpn_box_reg"].mean.backward()
     touched = output.deltas.grad.abs().sum(-1) > 0
     assert touched[0, 4] and not touched[1].any() and touched.sum() <= 4
 

@@ -12,6 +12,7 @@ from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_head import MaskHeadConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.ops import crop
+from minimaskrcnn.padded import Rows, rows_to_compute
 from minimaskrcnn.resnet import ResNetConfig
 
 SIZES = ((50, 64), (64, 41))
@@ -175,8 +176,8 @@ EMPTY = {"no object": (0, 0), "first empty": (0, 2), "last empty": (3, 0)}
 def run_all_rows(monkeypatch) -> None:
     """What a GPU does: heads run on every row, and a mask that is not there is NaN instead of an error."""
 
-    def every_row(valid: torch.Tensor, *, everywhere: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        return valid.nonzero(as_tuple=True) if everywhere else torch.ones_like(valid).nonzero(as_tuple=True)
+    def every_row(valid: torch.Tensor, *, everywhere: bool = False) -> Rows:
+        return rows_to_compute(valid if everywhere else torch.ones_like(valid))
 
     monkeypatch.setattr(mask_rcnn, "rows_to_compute", every_row)
     monkeypatch.setattr(crop, "check_index", lambda index, count: None)

@@ -19,13 +19,14 @@ import common
 import torch
 from torch import Tensor
 
-from minimaskrcnn.box_head import sample_rois
 from minimaskrcnn.commands import recipe_of
 from minimaskrcnn.data.transforms import Target, preprocess
 from minimaskrcnn.devices import choose_device, describe_device
+from minimaskrcnn.distributed import shared_means
 from minimaskrcnn.markdown import table_lines
-from minimaskrcnn.mask_rcnn import Detection, HeadOutputs, MaskRCNN, MaskRCNNConfig, padded_size, to_pictures
-from minimaskrcnn.rpn import propose, rpn_losses
+from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.postprocess import Detection
+from minimaskrcnn.rpn import rpn_losses
 
 Timed = Callable[..., Any]
 # torchvision's class and backbone of the same layers.
@@ -58,20 +59,16 @@ class Watch:
 @torch.no_grad()
 def inference(model: MaskRCNN, images: list[Tensor], timed: Timed) -> list[Detection]:
     """`model(images)`, each stage through `timed`."""
-    config = model.config
-    batch = timed("resize, pad", preprocess, images, config.transform)
+    batch = timed("resize, pad", preprocess, images, model.config.transform)
     features = timed("backbone", model.features, batch.tensor)
-    output = timed("RPN", model.rpn, features, model.strides, padded_size(batch))
-    proposals = timed("proposals", propose, output, batch.image_sizes, config.rpn, training=False)
-    found = timed("box head", model._detect, features, proposals, batch)
-    probs = None
-    keypoints = (None, None)
+    scored = timed("RPN", model.rpn, features, model.strides, batch.padded_size)
+    proposals = timed("proposals", model.propose, scored, batch.image_sizes, training=False)
+    found = timed("box head", model.detect, features, proposals, batch.image_sizes)
     if model.mask_head is not None:
-        probs = timed("mask head", model._mask_probs, features, found)
+        found = timed("mask head", model.add_masks, features, found)
     if model.keypoint_head is not None:
-        keypoints = timed("keypoint head", model._keypoints, features, found)
-    heads = HeadOutputs(probs, *keypoints)
-    return timed("post-processing", to_pictures, found, heads, batch, config, True)
+        found = timed("keypoint head", model.add_keypoints, features, found)
+    return timed("post-processing", model.to_pictures, found, batch, paste=True)
 
 
 def training_step(model: MaskRCNN, images: list[Tensor], targets: list[Target], timed: Timed) -> Tensor:
@@ -80,17 +77,18 @@ def training_step(model: MaskRCNN, images: list[Tensor], targets: list[Target], 
     model.zero_grad(set_to_none=True)
     batch = timed("resize, pad", preprocess, images, config.transform)
     features = timed("backbone", model.features, batch.tensor)
-    output = timed("RPN", model.rpn, features, model.strides, padded_size(batch))
-    truth = timed("targets", model._ground_truth, targets, batch)
-    proposals = timed("proposals", propose, output, batch.image_sizes, config.rpn, training=True)
-    losses = timed("RPN's losses", rpn_losses, output, truth, config.rpn, None)
-    rois = timed("sampling", sample_rois, proposals, truth, config.box_head, None)
-    shared, box = timed("box head", model._box_losses, features, rois, truth)
-    total = sum(losses.values()) + sum(box.values())
+    scored = timed("RPN", model.rpn, features, model.strides, batch.padded_size)
+    truth = timed("targets", model.ground_truth, targets, batch)
+    proposals = timed("proposals", model.propose, scored, batch.image_sizes, training=True)
+    losses = timed("RPN's losses", rpn_losses, scored, truth, config.rpn, None)
+    rois = timed("sampling", model.sample, proposals, truth)
+    seen = timed("RoI features", model.box_features, features, rois.boxes, rois.valid)
+    losses |= timed("box head", model.box_losses, seen, rois, truth)
     if model.mask_head is not None:
-        total = total + timed("mask head", model._mask_loss, features, shared, rois, truth)
+        losses |= timed("mask head", model.mask_losses, features, seen, rois, truth)
     if model.keypoint_head is not None:
-        total = total + timed("keypoint head", model._keypoint_loss, features, rois, truth)
+        losses |= timed("keypoint head", model.keypoint_losses, features, rois, truth)
+    total = sum(shared_means(losses).values())
     timed("backward", total.backward)
     return total.detach()
 

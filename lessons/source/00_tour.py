@@ -160,7 +160,7 @@ show(
 # heads have learnt.
 
 # %%
-features = model.fpn(model.resnet(batch.tensor.contiguous(memory_format=torch.channels_last)))
+features = model.features(batch.tensor)
 show(
     stages.pyramid(features, model.fpn.strides),
     "Three maps of how much each cell's features differ from its neighbours'. At stride 4 the objects are grey "
@@ -173,9 +173,7 @@ show(
 # and says for each anchor how likely it holds an object, whatever its class, and how to move it.
 
 # %%
-from minimaskrcnn.mask_rcnn import padded_size
-
-rpn_output = model.rpn(features, model.fpn.strides, padded_size(batch))
+rpn_output = model.rpn(features, model.strides, batch.padded_size)
 print(sum(len(level) for level in rpn_output.anchors), "anchors,", len(rpn_output.anchors[0]), "of them on P2")
 show(
     stages.objectness(rpn_output, features, model.fpn.strides),
@@ -189,11 +187,11 @@ show(
 # heaps out within each level, and the best 100 boxes remain.
 
 # %%
-from minimaskrcnn.rpn import propose, select_best
+from minimaskrcnn.rpn import select_best
 
 logits, boxes, levels = select_best(rpn_output, config.rpn.pre_nms_test)
 before = boxes[0].detach()[logits[0].argsort(descending=True)]
-proposals = propose(rpn_output, batch.image_sizes, config.rpn, training=False)
+proposals = model.propose(rpn_output, batch.image_sizes, training=False)
 rois = proposals.boxes[0][proposals.valid[0]]
 print(len(before), "boxes before NMS,", len(rois), "proposals after it")
 scale = batch.original_sizes[0][0] / batch.image_sizes[0][0]
@@ -213,11 +211,10 @@ show(
 
 # %%
 from minimaskrcnn.boxes import decode_deltas
-from minimaskrcnn.pooler import pool_rois
 
 index, pooler = torch.zeros(len(rois), dtype=torch.int64), config.pooler
 print("from P2, P3, P4:", stages.levels_of(rois, model.fpn.strides, pooler.canonical_size, pooler.canonical_level))
-pooled = pool_rois(features, model.fpn.strides, rois, index, config.box_head.pooled_size, pooler)
+pooled = model.pooler(features, rois, index, config.box_head.pooled_size)
 logits, deltas = model.box_head(pooled)
 scores = logits.detach().softmax(-1)
 row = int(scores[:, 1:].amax(1).argmax())
@@ -248,7 +245,7 @@ kept = Proposals(rois[None], torch.ones(1, len(rois), dtype=torch.bool))
 found = detect(logits[None], deltas[None], kept, batch.image_sizes, config.box_head)
 count = int(found.valid.sum())
 boxes, labels = found.boxes[0, :count], found.labels[0, :count]
-pooled = pool_rois(features, model.fpn.strides, boxes, index[:1].expand(count), config.mask_head.pooled_size, pooler)
+pooled = model.pooler(features, boxes, index[:1].expand(count), config.mask_head.pooled_size)
 probs = mask_probs(model.mask_head(pooled), labels)
 boxes = resize_boxes(boxes, batch.image_sizes[0], batch.original_sizes[0])
 masks = paste_masks(probs, boxes, batch.original_sizes[0], threshold=None)[:, None]

@@ -28,7 +28,7 @@ setup()
 
 # %%
 from minimaskrcnn.ops import clip_boxes_to_image
-from minimaskrcnn.rpn import propose, select_best
+from minimaskrcnn.rpn import select_best
 from minimaskrcnn.weights import load_model
 from minimaskrcnn_lessons import show
 from minimaskrcnn_lessons.lesson00.scenes import MODEL
@@ -39,7 +39,7 @@ seen = scenes.predict(model, scenes.sample(36))
 logits, boxes, levels = select_best(seen.output, pre_nms=200)
 best = logits[0].argsort(descending=True)[:50]
 before = clip_boxes_to_image(boxes[0, best], seen.batch.image_sizes[0])
-after = propose(seen.output, seen.batch.image_sizes, model.config.rpn, training=False).boxes[0, :50]
+after = model.propose(seen.output, seen.batch.image_sizes, training=False).boxes[0, :50]
 show(*figures.crowding(seen, before, after))
 
 # %% [markdown]
@@ -449,6 +449,8 @@ show(*figures.bits(words, kept, 24))
 # samples, no gradient flows.
 
 # %%
+from dataclasses import replace
+
 from minimaskrcnn.ops import batched_nms
 from minimaskrcnn.rpn import RPNOutput, rpn_losses
 
@@ -463,9 +465,10 @@ print("30 draws of 40 boxes: batched_nms equals the definition, index by index")
 
 leaves = [t.double().clone().requires_grad_() for t in (seen.output.logits, seen.output.deltas)]
 output = RPNOutput([a.double() for a in seen.output.anchors], *leaves)
-truth = seen.truth._replace(boxes=seen.truth.boxes.double())
+truth = replace(seen.truth, boxes=seen.truth.boxes.double())
 keys = sampling_keys(output.logits.shape, None, torch.Generator().manual_seed(1))
-ours = rpn_losses(output, truth, model.config.rpn, torch.Generator().manual_seed(1)).values()
+losses = rpn_losses(output, truth, model.config.rpn, torch.Generator().manual_seed(1))
+ours = [loss.mean for loss in losses.values()]
 loops = loop_losses(output, truth, keys, 64, 1 / 9)
 for name, one, other in zip(("objectness", "box"), ours, loops):
     slopes = [torch.autograd.grad(x, leaves, allow_unused=True, retain_graph=True) for x in (one, other)]

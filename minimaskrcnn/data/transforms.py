@@ -1,4 +1,4 @@
-"""From a list of pictures of any size to one batch, and the same for their targets (paper, section 3.1).
+"""From a list of pictures of any size to one batch (paper, section 3.1); `targets.py` does the same for targets.
 
 A picture is a float `[3, h, w]` tensor in 0..1; a target is a dict of the objects in it.  The model
 normalises each channel, resizes so that the shorter side is `min_size` unless the longer would exceed
@@ -10,8 +10,7 @@ The only random changes of a training picture are the horizontal flip and, where
 choice of the shorter side, both drawn from the caller's generator.  Left out: colour, scale and crop
 jitter, which the paper does not use.
 
-Axes: B images, G objects of an image (padded to the most of any image), M objects of the whole batch, K
-keypoints, H W the padded picture, h w a picture's own size.
+Axes: B images, G objects of an image, K keypoints, H W the padded picture, h w a picture's own size.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 ImageSize = tuple[int, int]  # (height, width)
@@ -31,10 +30,10 @@ FLIPPED_KEYPOINT = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 class Target(TypedDict):
     """The objects of one picture, in its own pixels."""
 
-    boxes: Tensor  # float [G, 4], xyxy
-    labels: Tensor  # int64 [G], 1..K
-    masks: NotRequired[Tensor]  # bool [G, h, w]
-    keypoints: NotRequired[Tensor]  # float [G, 17, 3]: x, y, v (0 not labelled, 1 hidden, 2 visible)
+    boxes: Float[Tensor, "G 4"]  # xyxy
+    labels: Int64[Tensor, " G"]  # 1..N - 1
+    masks: NotRequired[Bool[Tensor, "G h w"] | UInt8[Tensor, "G h w"]]
+    keypoints: NotRequired[Float[Tensor, "G K 3"]]  # x, y, v (0 not labelled, 1 hidden, 2 visible)
     image_id: NotRequired[int]
     annotation_ids: NotRequired[list[int]]  # of the G objects
     left_out: NotRequired[list[int]]  # annotations without area: no box or no mask pixel inside the picture
@@ -44,27 +43,22 @@ class Target(TypedDict):
 class Sample(NamedTuple):
     """One picture and what is in it."""
 
-    image: Tensor  # float32 [3, h, w], 0..1
+    image: Float[Tensor, "3 h w"]  # 0..1
     target: Target
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Pictures as the network takes them."""
 
-    tensor: Tensor  # float [B, 3, H, W], normalised, zero where padded
+    tensor: Float[Tensor, "B 3 H W"]  # normalised, zero where padded
     image_sizes: list[ImageSize]  # after resizing, before padding
     original_sizes: list[ImageSize]  # as the caller gave them
 
-
-class GroundTruth(NamedTuple):
-    """Targets beside a Batch: in resized pixels, padded to G objects an image."""
-
-    boxes: Tensor  # float [B, G, 4], zero where padded
-    labels: Tensor  # int64 [B, G], 0 where padded
-    valid: Tensor  # bool [B, G]
-    masks: Tensor | None  # bool [M, H, W]: object g of image b is masks[mask_offset[b] + g]
-    mask_offset: Tensor  # int64 [B]: how many objects come before image b's
-    keypoints: Tensor | None  # float [B, G, K, 3], zero where padded
+    @property
+    def padded_size(self) -> ImageSize:
+        """The tensor's (H, W)."""
+        return self.tensor.shape[-2], self.tensor.shape[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +124,11 @@ def resize_keypoints(
     """Scale x and y with their picture; v stays."""
     ratio_y, ratio_x = _size_ratios(old_size, new_size)
     return keypoints * keypoints.new_tensor([ratio_x, ratio_y, 1.0])
+
+
+def shift_keypoints(keypoints: Float[Tensor, "*n 3"], offset: float) -> Float[Tensor, "*n 3"]:
+    """Keypoints (x, y, v) moved by `offset` pixels right and down."""
+    return keypoints + keypoints.new_tensor([offset, offset, 0.0])
 
 
 def normalize(image: Float[Tensor, "3 h w"], config: TransformConfig) -> Float[Tensor, "3 h w"]:
@@ -205,35 +204,6 @@ def preprocess(
     return Batch(tensor, image_sizes, original_sizes)
 
 
-def preprocess_targets(
-    targets: list[Target],
-    original_sizes: list[ImageSize],
-    image_sizes: list[ImageSize],
-    padded_size: ImageSize,
-) -> GroundTruth:
-    """Resize targets with their pictures and pad them to one size.
-
-    `padded_size` is the batch's (H, W).  G is the most objects of any image, at least 1, so that a batch
-    without objects has a shape like any other.  Boxes stay float64 where they are, else become float32.
-    Raises ValueError or TypeError as `check_targets` does.
-    """
-    check_targets(targets, original_sizes)
-    counts = [len(target["boxes"]) for target in targets]
-    boxes0 = targets[0]["boxes"]
-    dtype = torch.float64 if boxes0.dtype == torch.float64 else torch.float32
-    shape = (len(targets), max(1, *counts))
-    boxes = torch.zeros(*shape, 4, dtype=dtype, device=boxes0.device)
-    labels = torch.zeros(shape, dtype=torch.int64, device=boxes0.device)
-    for b, (target, count) in enumerate(zip(targets, counts)):
-        boxes[b, :count] = resize_boxes(target["boxes"].to(dtype), original_sizes[b], image_sizes[b])
-        labels[b, :count] = target["labels"]
-    count = torch.tensor(counts, device=boxes0.device)
-    valid = torch.arange(shape[1], device=boxes0.device) < count[:, None]
-    masks = _stack_masks(targets, image_sizes, padded_size) if "masks" in targets[0] else None
-    keypoints = _pad_keypoints(targets, shape, original_sizes, image_sizes, dtype)
-    return GroundTruth(boxes, labels, valid, masks, count.cumsum(0) - count, keypoints)
-
-
 def check_images(images: list[Tensor]) -> None:
     """ValueError or TypeError unless `images` are `[3, h, w]` tensors of one floating dtype, at least one."""
     if not len(images):
@@ -243,59 +213,6 @@ def check_images(images: list[Tensor]) -> None:
             raise ValueError(f"picture {i} must be [3, h, w], got {list(image.shape)}")
         if not image.is_floating_point() or image.dtype != images[0].dtype:
             raise TypeError(f"pictures must share one floating dtype, picture {i} has {image.dtype}")
-
-
-def check_targets(targets: list[Target], original_sizes: list[ImageSize]) -> None:
-    """ValueError or TypeError unless every target fits its picture of `original_sizes`.
-
-    Values (finite, x2 > x1, y2 > y1) are checked for tensors on the CPU only: elsewhere that would wait for
-    the device in every step.
-    """
-    if len(targets) != len(original_sizes):
-        raise ValueError(f"{len(targets)} targets for {len(original_sizes)} pictures")
-    for b, (target, size) in enumerate(zip(targets, original_sizes)):
-        for key in ("boxes", "labels"):
-            if key not in target:
-                raise ValueError(f"target {b} has no {key!r}; it has {sorted(target)}")
-        for key in ("masks", "keypoints"):
-            if (key in target) != (key in targets[0]):
-                raise ValueError(f"either all targets have {key!r} or none: targets 0 and {b} differ")
-        _check_shapes(b, target, size)
-        _check_values(b, target)
-
-
-def _check_shapes(b: int, target: Target, size: ImageSize) -> None:
-    boxes, labels = target["boxes"], target["labels"]
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"target {b}: boxes must be [G, 4], got {list(boxes.shape)}")
-    if not boxes.is_floating_point():
-        raise TypeError(f"target {b}: boxes must be floating, got {boxes.dtype}")
-    count = boxes.shape[0]
-    if labels.dtype != torch.int64 or labels.shape != (count,):
-        raise ValueError(
-            f"target {b}: labels must be int64 [{count}], got {labels.dtype} {list(labels.shape)}"
-        )
-    if "masks" in target:
-        masks = target["masks"]
-        if masks.dtype not in (torch.bool, torch.uint8) or masks.shape != (count, *size):
-            found = f"{masks.dtype} {list(masks.shape)}"
-            raise ValueError(f"target {b}: masks must be bool {[count, *size]}, got {found}")
-    if "keypoints" in target:
-        points = target["keypoints"]
-        if points.dim() != 3 or points.shape[0] != count or points.shape[2] != 3:
-            raise ValueError(f"target {b}: keypoints must be [{count}, K, 3], got {list(points.shape)}")
-
-
-def _check_values(b: int, target: Target) -> None:
-    boxes = target["boxes"]
-    if boxes.device.type != "cpu":
-        return
-    good = boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    if not bool(good.all()):
-        g = int((~good).nonzero()[0])
-        raise ValueError(f"target {b}: box {g} needs finite x1 < x2 and y1 < y2, got {boxes[g].tolist()}")
-    if "keypoints" in target and not bool(target["keypoints"].isfinite().all()):
-        raise ValueError(f"target {b}: keypoints must be finite")
 
 
 def _size_ratios(old_size: ImageSize, new_size: ImageSize) -> tuple[float, float]:
@@ -309,33 +226,3 @@ def _hflip_keypoints(keypoints: Float[Tensor, "G K 3"], width: int) -> Float[Ten
         raise ValueError(f"only COCO's 17 keypoints can be mirrored, got {list(keypoints.shape)}")
     x, y, v = keypoints[:, list(FLIPPED_KEYPOINT)].unbind(-1)
     return torch.stack([torch.where(v > 0, width - 1 - x, 0.0), torch.where(v > 0, y, 0.0), v], dim=-1)
-
-
-def _stack_masks(
-    targets: list[Target], image_sizes: list[ImageSize], padded_size: ImageSize
-) -> Bool[Tensor, "M H W"]:
-    total = sum(len(target["masks"]) for target in targets)
-    stack = torch.zeros(total, *padded_size, dtype=torch.bool, device=targets[0]["masks"].device)
-    start = 0
-    for target, (h, w) in zip(targets, image_sizes):
-        end = start + len(target["masks"])
-        stack[start:end, :h, :w] = resize_masks(target["masks"].bool(), (h, w))
-        start = end
-    return stack
-
-
-def _pad_keypoints(
-    targets: list[Target],
-    shape: tuple[int, int],
-    original_sizes: list[ImageSize],
-    image_sizes: list[ImageSize],
-    dtype: torch.dtype,
-) -> Float[Tensor, "B G K 3"] | None:
-    if "keypoints" not in targets[0]:
-        return None
-    first = targets[0]["keypoints"]
-    padded = torch.zeros(*shape, first.shape[1], 3, dtype=dtype, device=first.device)
-    for b, target in enumerate(targets):
-        points = target["keypoints"]
-        padded[b, : len(points)] = resize_keypoints(points.to(dtype), original_sizes[b], image_sizes[b])
-    return padded

@@ -25,9 +25,10 @@ from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import make_loader
 from minimaskrcnn.distributed import gather_json, rank, world_size
 from minimaskrcnn.markdown import table_lines
-from minimaskrcnn.mask_rcnn import Detection, MaskRCNN
+from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.ops import paste_masks_rle
-from minimaskrcnn.test_time import ViewsConfig, detect_in_views
+from minimaskrcnn.postprocess import Detection
+from minimaskrcnn.views import ViewsConfig, detect_in_views
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
@@ -168,7 +169,7 @@ def evaluate_dataset(
 ) -> tuple[Metrics, list[Result]]:
     """Metrics and COCO results of `model` on `dataset`; `category_of` maps labels where the model's own differ.
 
-    `views` turns test-time augmentation on (`test_time.py`).
+    `views` turns test-time augmentation on (`views.py`).
     """
     mapping = dataset.category_of if category_of is None else category_of
     mine = dataset.subset(shared_pictures(len(dataset), batch_size))

@@ -17,11 +17,12 @@ from torch import nn
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.muon import Muon
+from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.weights import CategoryName
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(CheckedOptions):
     """How to train; the defaults are the paper's for 8 GPUs of 2 pictures."""
 
     steps: int = 160_000

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from minimaskrcnn.data.transforms import Sample
-from minimaskrcnn.mask_rcnn import Detection
+from minimaskrcnn.postprocess import Detection
 from minimaskrcnn_lessons.display import picture_html
 from minimaskrcnn_lessons.lesson00.labels import draw_objects
 from minimaskrcnn_lessons.style import BLUE, INK, ORANGE, RED, WIDTH

@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from minimaskrcnn.data.transforms import Batch
-from minimaskrcnn.mask_rcnn import Detection
 from minimaskrcnn.ops import fpn_levels
+from minimaskrcnn.postprocess import Detection
 from minimaskrcnn.rpn import RPNOutput
 from minimaskrcnn_lessons.lesson00.figures import Names, box, contrast, panels, picture, tint
 from minimaskrcnn_lessons.style import BLUE, GREEN, INK, ORANGE, RED

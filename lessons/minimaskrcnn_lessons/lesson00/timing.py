@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import Tensor
 from minimaskrcnn.box_head import detect
 from minimaskrcnn.data.transforms import preprocess
 from minimaskrcnn.mask_head import mask_probs
-from minimaskrcnn.mask_rcnn import HeadOutputs, MaskRCNN, padded_size, to_pictures
-from minimaskrcnn.pooler import pool_rois
-from minimaskrcnn.rpn import Proposals, propose
+from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.padded import rows_to_compute
+from minimaskrcnn.rpn import Proposals
 
 REPEATS = 5
 
@@ -35,27 +36,24 @@ def _run(model: MaskRCNN, image: Tensor, seconds: dict[str, float]) -> None:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
         return result
 
-    config, strides = model.config, model.fpn.strides
+    config = model.config
     batch = timed("preprocessing", preprocess, [image], config.transform)
     tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
     maps = timed("backbone", model.resnet, tensor)
     features = timed("feature pyramid", model.fpn, maps)
-    output = timed("RPN", model.rpn, features, strides, padded_size(batch))
-    proposals = timed("proposals, NMS", propose, output, batch.image_sizes, config.rpn, training=False)
+    output = timed("RPN", model.rpn, features, model.strides, batch.padded_size)
+    proposals = timed("proposals, NMS", model.propose, output, batch.image_sizes, training=False)
     boxes = proposals.boxes[:, proposals.valid[0]]
     proposals = Proposals(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
     index = torch.zeros(boxes.shape[1], dtype=torch.int64)
-    given = (boxes[0], index, config.box_head.pooled_size, config.pooler)
-    pooled = timed("RoIAlign, twice", pool_rois, features, strides, *given)
+    pooled = timed("RoIAlign, twice", model.pooler, features, boxes[0], index, config.box_head.pooled_size)
     logits, deltas = timed("box head", model.box_head, pooled)
     detected = timed(
         "detections, NMS", detect, logits[None], deltas[None], proposals, batch.image_sizes, config.box_head
     )
-    rows, size = detected.valid[0], config.mask_head.pooled_size
-    given = (detected.boxes[0][rows], torch.zeros(int(rows.sum()), dtype=torch.int64), size, config.pooler)
-    pooled = timed("RoIAlign, twice", pool_rois, features, strides, *given)
+    rows = rows_to_compute(detected.valid)
+    given = (rows.of(detected.boxes), rows.image, config.mask_head.pooled_size)
+    pooled = timed("RoIAlign, twice", model.pooler, features, *given)
     mask_logits = timed("mask head", model.mask_head, pooled)
-    probs = mask_probs(mask_logits, detected.labels[0][rows])
-    padded = probs.new_zeros(*detected.valid.shape, *probs.shape[1:])
-    padded[0, rows] = probs
-    timed("pasting", to_pictures, detected, HeadOutputs(padded, None, None), batch, config, True)
+    probs = mask_probs(mask_logits, rows.of(detected.labels))
+    timed("pasting", model.to_pictures, replace(detected, mask_probs=rows.to_table(probs)), batch, paste=True)

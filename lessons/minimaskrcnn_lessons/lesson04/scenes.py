@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from minimaskrcnn import MaskRCNN
+from minimaskrcnn.data.targets import GroundTruth, preprocess_targets
 from minimaskrcnn.data.toybox import ToyboxConfig, make_scene
-from minimaskrcnn.data.transforms import Batch, GroundTruth, Sample, Target, preprocess, preprocess_targets
-from minimaskrcnn.mask_rcnn import padded_size
+from minimaskrcnn.data.transforms import Batch, Sample, Target, preprocess
 from minimaskrcnn.ops import box_iou, masks_to_boxes
 from minimaskrcnn.rpn import RPNConfig, RPNOutput, propose
 
@@ -47,8 +47,8 @@ def predict(model: MaskRCNN, scene: Sample) -> Prediction:
     """What `MaskRCNN.forward` computes first: preprocessing, features, logits and deltas of every anchor."""
     batch = preprocess([scene.image], model.config.transform)
     features = model.fpn(model.resnet(batch.tensor))
-    output = model.rpn(features, model.fpn.strides, padded_size(batch))
-    truth = preprocess_targets([scene.target], batch.original_sizes, batch.image_sizes, padded_size(batch))
+    output = model.rpn(features, model.strides, batch.padded_size)
+    truth = preprocess_targets([scene.target], batch)
     return Prediction(batch, features, output, truth)
 
 

@@ -8,7 +8,6 @@ Letters: D detections, K keypoints, m cells along each side of a mask or heat ma
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from minimaskrcnn.box_head import BoxHeadConfig, Detections
 from minimaskrcnn.data.transforms import FLIPPED_KEYPOINT, Batch, ImageSize, preprocess, resize_boxes
-from minimaskrcnn.mask_rcnn import Detection, HeadOutputs, MaskRCNN, padded_size, to_pictures
-from minimaskrcnn.matching import gather_rows
+from minimaskrcnn.fpn import FeatureMaps
+from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.ops import decode_keypoints, nms_padded
-from minimaskrcnn.rpn import propose
+from minimaskrcnn.padded import gather_rows
+from minimaskrcnn.postprocess import Detection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,12 @@ class ViewsConfig:
     """Each of them mirrored too."""
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """The picture at one size, and its features."""
 
     batch: Batch
-    features: list[Tensor]
+    features: FeatureMaps
     flipped: bool
 
 
@@ -55,25 +56,27 @@ def detect_in_views(
     flips = (False, True) if config.flip else (False,)
     views = [_view(model, image, scale, flipped) for scale in config.scales for flipped in flips]
     found = _merge([_boxes_in(model, view, size) for view in views], model.config.box_head)
-    probs, heat_maps = [], []
+    probs = []
+    heat_maps = []
     for view in views:
-        moved = found._replace(boxes=_into_view(found.boxes[0], view, size)[None])
         if model.mask_head is not None:
-            seen = model._mask_probs(view.features, moved)
+            moved = replace(found, boxes=_into_view(found.boxes[0], view, size)[None])
+            seen = model.add_masks(view.features, moved).mask_probs
             probs.append(seen.flip(-1) if view.flipped else seen)
         if model.keypoint_head is not None:
-            places = _into_view(found.boxes[0], view, size, indices=not model.keypoint_head.config.pixel_centres)
-            seen = model._keypoint_logits(view.features, places, torch.zeros_like(found.labels[0]))
+            places = _into_view(
+                found.boxes[0], view, size, indices=not model.keypoint_head.config.pixel_centres
+            )
+            seen = model.keypoint_logits(view.features, places, torch.zeros_like(found.labels[0]))
             heat_maps.append(_mirror_heat_maps(seen) if view.flipped else seen)
-    keypoints = (None, None)
+    if probs:
+        found = replace(found, mask_probs=torch.stack(probs).mean(dim=0))
     if heat_maps:
-        decoded = decode_keypoints(
-            torch.stack(heat_maps).mean(dim=0), found.boxes[0], model.keypoint_head.config.score
-        )
-        keypoints = tuple(values[None] for values in decoded)
-    heads = HeadOutputs(torch.stack(probs).mean(dim=0) if probs else None, *keypoints)
+        heat_map = torch.stack(heat_maps).mean(dim=0)
+        points, scores = decode_keypoints(heat_map, found.boxes[0], model.keypoint_head.config.score)
+        found = replace(found, keypoints=points[None], keypoints_scores=scores[None])
     unresized = Batch(image[None], [size], [size])
-    return to_pictures(found, heads, unresized, model.config, paste)[0]
+    return model.to_pictures(found, unresized, paste=paste)[0]
 
 
 def mirror(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:
@@ -82,7 +85,7 @@ def mirror(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:
     return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
 
 
-def _view(model: MaskRCNN, image: Tensor, scale: float, flipped: bool) -> View:
+def _view(model: MaskRCNN, image: Float[Tensor, "3 h w"], scale: float, flipped: bool) -> View:
     transform = model.config.transform
     shorter = max(1, round(scale * transform.min_sizes[-1]))
     transform = replace(transform, min_sizes=(shorter,), max_size=max(1, round(scale * transform.max_size)))
@@ -92,11 +95,11 @@ def _view(model: MaskRCNN, image: Tensor, scale: float, flipped: bool) -> View:
 
 def _boxes_in(model: MaskRCNN, view: View, size: ImageSize) -> Detections:
     """One view's detections, in the picture's pixels."""
-    output = model.rpn(view.features, model.strides, padded_size(view.batch))
-    proposals = propose(output, view.batch.image_sizes, model.config.rpn, training=False)
-    found = model._detect(view.features, proposals, view.batch)
-    boxes = resize_boxes(found.boxes[0], view.batch.image_sizes[0], size)
-    return found._replace(boxes=(mirror(boxes, size[1]) if view.flipped else boxes)[None])
+    image_sizes = view.batch.image_sizes
+    scored = model.rpn(view.features, model.strides, view.batch.padded_size)
+    found = model.detect(view.features, model.propose(scored, image_sizes, training=False), image_sizes)
+    boxes = resize_boxes(found.boxes[0], image_sizes[0], size)
+    return replace(found, boxes=(mirror(boxes, size[1]) if view.flipped else boxes)[None])
 
 
 def _into_view(
@@ -113,7 +116,10 @@ def _into_view(
 
 def _merge(views: list[Detections], config: BoxHeadConfig) -> Detections:
     """The detections of all views, thinned within their class; rows that are not valid are left out."""
-    boxes, scores, labels, valid = (torch.cat(parts, dim=1) for parts in zip(*views))
+    boxes = torch.cat([view.boxes for view in views], dim=1)
+    scores = torch.cat([view.scores for view in views], dim=1)
+    labels = torch.cat([view.labels for view in views], dim=1)
+    valid = torch.cat([view.valid for view in views], dim=1)
     limit = min(config.detections_per_image, scores.shape[1])
     keep, kept = nms_padded(boxes, scores, labels, valid, config.nms_iou, limit)
     # At the model's boundary: one picture, whose rows are counted once.

@@ -9,7 +9,7 @@ from models import random_image, tiny_config, tiny_model, with_keypoints
 from minimaskrcnn.data.transforms import FLIPPED_KEYPOINT, Batch
 from minimaskrcnn.keypoint_head import keypoint_targets
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.test_time import View, ViewsConfig, _into_view, detect_in_views, mirror
+from minimaskrcnn.views import View, ViewsConfig, _into_view, detect_in_views, mirror
 
 PLAIN = ViewsConfig(scales=(1.0,), flip=False)
 
