@@ -69,6 +69,7 @@ def make_table(rows: list[Annotation], image_count: int) -> AnnotationTable:
 
 
 def segmentation_of(table: AnnotationTable, row: int) -> Segmentation:
+    """The outline of one row."""
     starts = table.first_number[table.first_part[row] : table.first_part[row + 1] + 1]
     return Segmentation(bool(table.is_rle[row]), [table.numbers[a:b] for a, b in pairwise(starts)])
 
