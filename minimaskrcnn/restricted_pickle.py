@@ -45,8 +45,8 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: tuple) -> None:
         version, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Dtype) or not all(type(size) is int and size >= 0 for size in shape):
-            raise ValueError("an array whose shape is not of sizes, or whose dtype is not of numbers")
+        if not isinstance(dtype, _Dtype):
+            raise ValueError("an array without a dtype of numbers")
         super().__setstate__((version, shape, dtype.dtype, fortran, data))
 
 

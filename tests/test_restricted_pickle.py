@@ -295,9 +295,7 @@ def test_a_dtypes_code_is_that_of_a_number(path, code):
 )
 def test_shapes_that_the_bytes_do_not_have(path, shape):
     text = refusal(path, array_program(shape=shape))
-    if b"\xfe" in shape or shape in (b"G\x40\x00\x00\x00\x00\x00\x00\x00\x85", b"\x88\x85", b"U\x012\x85"):
-        assert "whose shape is" in text
-    elif shape not in (b"K\x02", b"(J\x00\x00\x10\x00J\x00\x00\x10\x00t"):
+    if shape in (b"K\x03\x85", b"K\x01\x85", b")"):
         assert "buffer size does not match" in text
 
 

@@ -71,7 +71,9 @@ class CocoDataset(Dataset[Sample]):
         self.annotation_file = Path(annotations)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{images}: no such folder of pictures")
-        self.categories, self.images, self._table = read_annotations(self.annotation_file)
+        self.categories, self.images, self._table = parse_content(
+            self.annotation_file, read_json(self.annotation_file)
+        )
         self.label_of = {category.id: label for label, category in enumerate(self.categories, start=1)}
         self.category_of = {label: id for id, label in self.label_of.items()}
         self.num_classes = len(self.categories) + 1
@@ -166,8 +168,6 @@ class CocoDataset(Dataset[Sample]):
             for mask, row in zip(masks, rows.tolist()):
                 mask[:] = decode_row(self._table, row, size)
             return masks, masks.any(axis=(1, 2))
-        except ValueError as error:
-            raise ValueError(f"{self.annotation_file}: {error}") from None
         except MemoryError:
             raise ValueError(
                 f"{self.annotation_file}: image {record.id}: no memory for {len(rows)} masks of (height, width) "
@@ -202,15 +202,13 @@ def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool =
     return CocoDataset(Path(root) / split, instances, posed if keypoints and posed.is_file() else None)
 
 
-def read_annotations(file: Path) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
-    """An annotation file without its pictures: categories by id, pictures, objects.  Errors as `CocoDataset`'s."""
-    return parse_content(file, read_json(file))
-
-
 def parse_content(
     file: Path, content: dict[str, Any]
 ) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
-    """The same of the content of `file`, whose memory is freed on the way unless the caller keeps it."""
+    """The content of an annotation file: categories by id, pictures, objects.  Errors as `CocoDataset`'s.
+
+    Its memory is freed on the way unless the caller keeps it.
+    """
     categories = sorted(read_all(file, content, "categories", "category", parse_category))
     images = read_all(file, content, "images", "image", parse_image)
     known = known_to(images, categories)

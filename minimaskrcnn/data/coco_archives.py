@@ -34,6 +34,7 @@ class Archive(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Of the file."""
         return self.path.rsplit("/", 1)[-1]
 
 

@@ -123,6 +123,7 @@ def repeated(ids: Iterable[int]) -> list[int]:
 
 
 def parse_category(entry: Entry) -> Category:
+    """ValueError without an integer id and a name."""
     return Category(integer(entry, "id"), text(entry, "name"))
 
 
@@ -133,6 +134,7 @@ def parse_image(entry: Entry) -> ImageRecord:
 
 
 def parse_size(entry: Entry) -> ImageSize:
+    """(height, width); ValueError for a size that no picture may have."""
     height = integer(entry, "height")
     width = integer(entry, "width")
     if min(height, width) < 1:
@@ -165,7 +167,7 @@ def parse_annotation(entry: Entry, known: Known) -> Annotation:
 
 
 def known_image(entry: Entry, known: Known) -> int:
-    """The picture's index."""
+    """The picture's index; ValueError for an id that no picture has."""
     id = integer(entry, "image_id")
     if id not in known.index_of:
         raise ValueError(f"no image has its image_id {id}")
@@ -173,6 +175,7 @@ def known_image(entry: Entry, known: Known) -> int:
 
 
 def known_category(entry: Entry, known: Known) -> int:
+    """The category's id; ValueError for one that no category has."""
     id = integer(entry, "category_id")
     if id not in known.category_ids:
         raise ValueError(f"no category has its category_id {id}")
@@ -188,6 +191,7 @@ def check_image_id(entry: Entry, image_ids: dict[int, int]) -> None:
 
 
 def parse_crowd(entry: Entry) -> bool:
+    """Whether it is a crowd region; ValueError for anything but 0 and 1."""
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise ValueError(f"'iscrowd' must be 0 or 1, got {short(crowd)}")
@@ -195,6 +199,7 @@ def parse_crowd(entry: Entry) -> bool:
 
 
 def parse_box(entry: Entry) -> np.ndarray:
+    """float64 [4]: x, y, width, height; ValueError for anything but four numbers."""
     return parse_field(entry, "bbox", 4, "[x, y, width, height]")
 
 
@@ -214,6 +219,7 @@ def finite(value: Any) -> bool:
 
 
 def integer(entry: Entry, key: str) -> int:
+    """The integer of 64 bits under `key`; ValueError for anything else."""
     value = entry.get(key)
     if type(value) is not int:
         raise ValueError(f"{key!r} must be an integer, got {short(value)}")
@@ -223,6 +229,7 @@ def integer(entry: Entry, key: str) -> int:
 
 
 def text(entry: Entry, key: str) -> str:
+    """The text under `key`; ValueError for anything else, and for an empty one."""
     value = entry.get(key)
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key!r} must be a text, got {short(value)}")

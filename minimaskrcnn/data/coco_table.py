@@ -69,6 +69,7 @@ def make_table(rows: list[Annotation], image_count: int) -> AnnotationTable:
 
 
 def segmentation_of(table: AnnotationTable, row: int) -> Segmentation:
+    """The outline of one row."""
     starts = table.first_number[table.first_part[row] : table.first_part[row + 1] + 1]
     return Segmentation(bool(table.is_rle[row]), [table.numbers[a:b] for a, b in pairwise(starts)])
 
@@ -134,11 +135,8 @@ def sizes_of_rows(table: AnnotationTable, sizes: np.ndarray) -> np.ndarray:
 
 
 def decode_row(table: AnnotationTable, row: int, image_size: ImageSize) -> np.ndarray:
-    """bool [h, w]; ValueError with the annotation's id."""
-    try:
-        return decode_segmentation(segmentation_of(table, row), image_size)
-    except ValueError as error:
-        raise ValueError(f"annotation {table.id[row]}: {error}") from None
+    """bool [h, w]; ValueError for a polygon that is too far away."""
+    return decode_segmentation(segmentation_of(table, row), image_size)
 
 
 def far_polygons(table: AnnotationTable, row_sizes: np.ndarray) -> dict[int, str]:
@@ -151,7 +149,7 @@ def far_polygons(table: AnnotationTable, row_sizes: np.ndarray) -> dict[int, str
     found = {}
     for row in np.flatnonzero(far).tolist():
         try:
-            decode_segmentation(segmentation_of(table, row), tuple(row_sizes[row].tolist()))
+            decode_row(table, row, tuple(row_sizes[row].tolist()))
         except ValueError as error:
             found[row] = str(error)
     return found

@@ -72,6 +72,7 @@ def describe_unmasked(dataset: CocoDataset) -> str:
 
 
 def unmasked_line(file: Path, count: int) -> str:
+    """One line about `count` objects without a mask, empty for none."""
     noun = "object" if count == 1 else "objects"
     return f"{file}: segm leaves out {count} {noun} without a mask" if count else ""
 
