@@ -327,7 +327,7 @@ def test_opcheck():
     left, table = seeded(2, 3).requires_grad_(), seeded(3, 3, seed=1).requires_grad_()
     weight = seeded(3).requires_grad_()
     bag, row, offsets = torch.tensor([0, 0, 1]), torch.tensor([2, 0, 1]), torch.tensor([0, 2, 3])
-    torch.library.opcheck(embedding_bag._bags, (table, weight, row, offsets))
+    torch.library.opcheck(embedding_bag.weighted_bags, (table, weight, row, offsets))
     torch.library.opcheck(embedding_bag._dots, (left, table, bag, row, offsets))
 
 
