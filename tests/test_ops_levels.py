@@ -1,7 +1,5 @@
 """Levels: which one a box is read from, by equation 1, and exactly so on the borders."""
 
-
-
 from itertools import pairwise
 
 import pytest
