@@ -54,6 +54,13 @@ def test_triton_where_it_is_not_installed_is_an_error_that_names_it():
     assert error.value.name == "triton"
 
 
+def test_the_kernels_have_no_float64():
+    with installed(True), interpreted("1"):
+        assert use_triton("auto", GPU, float64=True) is use_triton("torch", GPU, float64=True) is False
+        with pytest.raises(TypeError, match="the kernels have no float64"):
+            use_triton("triton", GPU, float64=True)
+
+
 @pytest.mark.unhooked
 def test_any_other_word_is_refused():
     for word in ("cuda", "", "Triton"):

@@ -11,7 +11,7 @@ from strategies import boxes, pooling_cases
 from torch import Tensor
 
 from minimaskrcnn import ops
-from minimaskrcnn.ops import embedding_bag, reference
+from minimaskrcnn.ops import reference
 from minimaskrcnn.ops.reference_rois import _sample_points as sample_points
 from minimaskrcnn.ops.rois import cell_table
 
@@ -132,20 +132,6 @@ def test_multiscale_is_each_box_on_its_level(per_image, aligned, levels, mode):
     assert_close(out, reference.multiscale_roi_align(maps, a, image, (2, 2), STRIDES[:levels], **rule))
 
 
-@given(boxes(dtype=torch.float64), st.integers(1, 4))
-def test_levels_are_equation_1(a, levels):
-    a = 16 * a
-    expected = [reference.fpn_level(box, STRIDES[:levels]) for box in a]
-    assert ops.fpn_levels(a, STRIDES[:levels]).tolist() == expected
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_levels_at_the_borders(dtype):
-    sides = torch.tensor([0, 1, 111.9, 112, 223.9, 224, 447.9, 448, 1e5, -3], dtype=dtype)
-    a = torch.stack([torch.zeros_like(sides)] * 2 + [sides, sides.abs()], 1)
-    assert ops.fpn_levels(a, STRIDES).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3, 0]
-
-
 def assert_off_the_grid(a: Tensor, size: tuple[int, int], ratio: int, aligned: bool) -> None:
     """No sample within 1e-3 of a grid line, where the derivative in the boxes jumps."""
     for x1, y1, x2, y2 in a.tolist():
@@ -199,15 +185,6 @@ def test_derivatives_over_the_levels():
 
     assert torch.autograd.gradcheck(pool, (*maps, a))
     assert torch.autograd.gradgradcheck(pool, (*maps, a))
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 2**18])
-def test_the_dot_products_do_not_depend_on_their_chunks(chunk):
-    left, table = seeded(4, 3), seeded(6, 3)
-    bag, row = torch.tensor([0, 0, 1, 3, 3, 3]), torch.tensor([5, 1, 1, 0, 2, 4])
-    with patch.object(embedding_bag, "CHUNK", chunk):
-        dots = embedding_bag._dots(left, table, bag, row, torch.tensor([0, 2, 3, 3, 6]))
-    assert_close(dots, (left[bag] * table[row]).sum(1))
 
 
 def test_a_table_beyond_16_bits_of_rows():
@@ -320,15 +297,6 @@ def test_compiles_into_one_graph(dynamic, mode):
             torch.autograd.grad(expected, (features, a), incoming, retain_graph=True),
         ):
             assert_close(got, want)
-
-
-@pytest.mark.unhooked
-def test_opcheck():
-    left, table = seeded(2, 3).requires_grad_(), seeded(3, 3, seed=1).requires_grad_()
-    weight = seeded(3).requires_grad_()
-    bag, row, offsets = torch.tensor([0, 0, 1]), torch.tensor([2, 0, 1]), torch.tensor([0, 2, 3])
-    torch.library.opcheck(embedding_bag._bags, (table, weight, row, offsets))
-    torch.library.opcheck(embedding_bag._dots, (left, table, bag, row, offsets))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -13,6 +13,7 @@ from minimaskrcnn.ops.boxes import (
 )
 from minimaskrcnn.ops.crop import crop_masks
 from minimaskrcnn.ops.keypoints import decode_keypoints
+from minimaskrcnn.ops.levels import fpn_levels
 from minimaskrcnn.ops.match_boxes import MatchedBoxes, match_boxes
 from minimaskrcnn.ops.modules import MultiScaleRoIAlign, RoIAlign, RoIPool
 from minimaskrcnn.ops.nms import batched_nms, nms, nms_padded
@@ -20,7 +21,6 @@ from minimaskrcnn.ops.paste import paste_masks, paste_masks_rle
 from minimaskrcnn.ops.roi_align import multiscale_roi_align, roi_align
 from minimaskrcnn.ops.roi_pool import multiscale_roi_pool, roi_pool
 from minimaskrcnn.ops.roi_warp import multiscale_roi_warp, roi_warp
-from minimaskrcnn.ops.rois import fpn_levels
 
 __all__ = [
     "MatchedBoxes",

@@ -8,7 +8,6 @@ import os
 from importlib.util import find_spec
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Backend = Literal["auto", "torch", "triton"]
@@ -17,16 +16,17 @@ Backend = Literal["auto", "torch", "triton"]
 TRITON_IS_INSTALLED = find_spec("triton") is not None
 
 
-def use_triton(backend: Backend, tensor: Tensor) -> bool:
+def use_triton(backend: Backend, tensor: Tensor, float64: bool = False) -> bool:
     """Whether the kernel runs.  "auto": for a tensor on a GPU (CUDA or ROCm), where triton is installed.
 
-    Raises for "triton" ModuleNotFoundError where it is not installed, and ValueError for a tensor that is not on a
-    GPU, unless the environment has TRITON_INTERPRET=1; ValueError for any other string.
+    `float64` says that some of the operation's numbers are: no kernel takes them, so "auto" does not run it.  Raises
+    for "triton" TypeError then, ModuleNotFoundError where triton is not installed, and ValueError for a tensor that
+    is not on a GPU, unless the environment has TRITON_INTERPRET=1; ValueError for any other string.
     """
     if backend == "torch":
         return False
     if backend == "auto":
-        return tensor.is_cuda and TRITON_IS_INSTALLED
+        return tensor.is_cuda and TRITON_IS_INSTALLED and not float64
     if backend != "triton":
         raise ValueError(f"backend {backend!r}: expected 'auto', 'torch' or 'triton'")
     if not TRITON_IS_INSTALLED:
@@ -36,14 +36,6 @@ def use_triton(backend: Backend, tensor: Tensor) -> bool:
             f"backend='triton' on a {tensor.device.type} tensor: Triton needs a GPU; to run its kernels under the "
             "interpreter, slowly, set TRITON_INTERPRET=1 before they are imported"
         )
+    if float64:
+        raise TypeError("backend='triton': the kernels have no float64")
     return True
-
-
-def takes(features: Tensor, boxes: Tensor, backend: Backend) -> bool:
-    """Whether the kernels take these dtypes, all but float64, which the torch path has; TypeError if they must."""
-    if torch.float64 not in (features.dtype, boxes.dtype):
-        return True
-    if backend == "triton":
-        kinds = f"features {features.dtype}, boxes {boxes.dtype}"
-        raise TypeError(f"backend='triton', {kinds}: the kernels have no float64")
-    return False

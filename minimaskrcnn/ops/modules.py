@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from minimaskrcnn.ops.levels import level_areas
 from minimaskrcnn.ops.roi_align import pool_samples, roi_align
 from minimaskrcnn.ops.roi_pool import roi_pool
-from minimaskrcnn.ops.rois import PoolingRequest, bins_of, level_areas, rows_and_images
+from minimaskrcnn.ops.rois import PoolingRequest, bins_of, rows_and_images
 
 
 class RoIAlign(nn.Module):

@@ -12,12 +12,14 @@ Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from minimaskrcnn.ops.backend import Backend, takes, use_triton
+from minimaskrcnn.ops.backend import Backend, use_triton
+from minimaskrcnn.ops.levels import level_areas
 from minimaskrcnn.ops.roi_align_torch import roi_align_by_torch
-from minimaskrcnn.ops.rois import PoolingRequest, bins_of, check_index, level_areas, rows_and_images
+from minimaskrcnn.ops.rois import PoolingRequest, bins_of, check_index, rows_and_images
 
 
 def roi_align(
@@ -100,7 +102,7 @@ def pool_samples(request: PoolingRequest, backend: Backend, validate: bool) -> F
     """RoIAlign, or RoIWarp where the request quantises, by what `backend` says."""
     one = request.features[0]
     check_index(request.image_index, len(one), validate)
-    if use_triton(backend, one) and takes(one, request.boxes, backend):
+    if use_triton(backend, one, float64=torch.float64 in (one.dtype, request.boxes.dtype)):
         from minimaskrcnn.ops.roi_align_triton import roi_align_by_triton
 
         return roi_align_by_triton(request)

@@ -40,8 +40,7 @@ def roi_align_by_torch(request: PoolingRequest) -> Float[Tensor, "R C PH PW"]:
     weight = weight.to(table.dtype)
     if request.mode == "avg":
         return as_output(weighted_bags(table, weight, cell, offsets), rois, request)
-    fours = torch.arange(len(cell) // 4 + 1, device=cell.device) * 4
-    samples = weighted_bags(table, weight, cell, fours)
+    samples = weighted_bags(table, weight, cell, torch.arange(len(cell) // 4 + 1, device=cell.device) * 4)
     return as_output(_largest(samples, offsets // 4, request.sampling_ratio), rois, request)
 
 
@@ -67,17 +66,16 @@ def _adaptive(rois: BoxesInCells, request: PoolingRequest) -> Entries:
     """
     x1, y1, x2, y2 = rois.boxes.unbind(1)
     height, width = request.output_size
-    ny = samples_per_bin(y1, y2, height, request.aligned)
-    nx = samples_per_bin(x1, x2, width, request.aligned)
-    if request.mode == "avg":
-        y, wy = merged_axis_entries(y1, y2, rois.height, height, ny, request.aligned)
-        x, wx = merged_axis_entries(x1, x2, rois.width, width, nx, request.aligned)
-        y, wy, x, wx = (t[..., None] for t in (y, wy, x, wx))
-        ny = ny + 2
-        nx = nx + 2
-    else:
-        y, wy = axis_samples(y1, y2, rois.height, height, ny, _most(ny), request.aligned)
-        x, wx = axis_samples(x1, x2, rois.width, width, nx, _most(nx), request.aligned)
+    axes = []
+    for axis in ((y1, y2, rois.height, height), (x1, x2, rois.width, width)):
+        count = samples_per_bin(axis[0], axis[1], axis[3], request.aligned)
+        if request.mode == "avg":
+            cell, weight = merged_axis_entries(*axis, count, request.aligned)
+            axes.append((cell[..., None], weight[..., None], count + 2))
+        else:
+            most = int(count.max()) if len(count) else 0
+            axes.append((*axis_samples(*axis, count, most, request.aligned), count))
+    (y, wy, ny), (x, wx, nx) = axes
     each = (ny * nx).repeat_interleave(height * width)
     offsets = torch.cat([each.new_zeros(1), each.cumsum(0)])
     bag = torch.arange(len(each), device=each.device).repeat_interleave(each)
@@ -91,12 +89,10 @@ def _adaptive(rois: BoxesInCells, request: PoolingRequest) -> Entries:
     return cell.flatten(), weight.flatten(), offsets * (y.shape[-1] * x.shape[-1])
 
 
-def _largest(
-    samples: Float[Tensor, "N C"], offsets: Int64[Tensor, "K_and_1"], sampling_ratio: int
-) -> Float[Tensor, "K C"]:
+def _largest(samples: Float[Tensor, "N C"], offsets: Int64[Tensor, "K_and_1"], n: int) -> Float[Tensor, "K C"]:
     """The largest of each bin's samples, 0 of none; its gradient goes to the first of equal ones."""
-    if sampling_ratio > 0:
-        runs = samples.view(len(offsets) - 1, sampling_ratio**2, samples.shape[1])
+    if n > 0:
+        runs = samples.view(len(offsets) - 1, n**2, samples.shape[1])
         # amax splits its gradient among equal numbers, max does not; else amax, which took a quarter of the time.
         return runs.max(1).values if runs.requires_grad else runs.amax(1)
     one = torch.ones_like(offsets[1:])
@@ -157,7 +153,7 @@ def merged_axis_entries(
     that fall outside of the map.  S is the largest count + 2, which is read on the host; entries beyond a roi's own
     have weight 0.
     """
-    most = _most(count)
+    most = int(count.max()) if len(count) else 0
     cells, weights = axis_samples(start, end, extent, bins, count, max(most, 1), aligned)
     cells = cells.flatten(-2)
     weights = weights.flatten(-2) / count.clamp(min=1)[:, None, None]
@@ -171,7 +167,3 @@ def merged_axis_entries(
 
 def _length(start: Float[Tensor, "R"], end: Float[Tensor, "R"], aligned: bool) -> Float[Tensor, "R"]:
     return end - start if aligned else (end - start).clamp(min=1)
-
-
-def _most(count: Int64[Tensor, "R"]) -> int:
-    return int(count.max()) if len(count) else 0

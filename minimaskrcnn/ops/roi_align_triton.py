@@ -17,11 +17,8 @@ from minimaskrcnn.ops.rois import PoolingRequest, with_a_cell
 
 def roi_align_by_triton(request: PoolingRequest) -> Float[Tensor, "R C PH PW"]:
     """`roi_align_by_torch` by the kernels, which have no float64."""
-    features = list(request.features)
-    if len(features[0]):
-        features = [with_a_cell(feature) for feature in features]
     return roi_align(
-        features,
+        [with_a_cell(feature) if len(feature) else feature for feature in request.features],
         request.boxes.float(),
         request.image_index,
         request.scales,

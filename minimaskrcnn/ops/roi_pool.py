@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from minimaskrcnn.ops.backend import Backend, takes, use_triton
+from minimaskrcnn.ops.backend import Backend, use_triton
+from minimaskrcnn.ops.levels import level_areas, reached_levels
 from minimaskrcnn.ops.maximum_pooling import largest_in_rectangles
 from minimaskrcnn.ops.rois import (
     PoolingRequest,
@@ -22,9 +23,7 @@ from minimaskrcnn.ops.rois import (
     bins_of,
     cell_table,
     check_index,
-    level_areas,
     locate,
-    reached_levels,
     rows_and_images,
 )
 from minimaskrcnn.ops.whole_cells import cells_of_bins
@@ -93,7 +92,7 @@ def multiscale_roi_pool(
 def _pool_cells(request: PoolingRequest, backend: Backend, validate: bool) -> Float[Tensor, "R C PH PW"]:
     one = request.features[0]
     check_index(request.image_index, len(one), validate)
-    if use_triton(backend, one) and takes(one, request.boxes, backend):
+    if use_triton(backend, one, float64=torch.float64 in (one.dtype, request.boxes.dtype)):
         return _pool_by_triton(request)
     return _pool_by_torch(request)
 

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from minimaskrcnn.ops.backend import Backend
+from minimaskrcnn.ops.levels import level_areas
 from minimaskrcnn.ops.roi_align import pool_samples
-from minimaskrcnn.ops.rois import PoolingRequest, bins_of, level_areas, rows_and_images
+from minimaskrcnn.ops.rois import PoolingRequest, bins_of, rows_and_images
 
 
 def roi_warp(

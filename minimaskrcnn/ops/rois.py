@@ -12,13 +12,14 @@ Axis letters: B images, C channels, H W map, L levels, R rois, PH PW bins.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
+
+from minimaskrcnn.ops.levels import reached_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,8 @@ class PoolingRequest:
 
     def __post_init__(self) -> None:
         if not self.features or len(self.features) != len(self.scales):
-            given = f"{len(self.features)} maps, scales {list(self.scales)}"
-            raise ValueError(f"{given}: expected a stride for each map, and with it a scale")
+            maps = f"{len(self.features)} maps, scales {list(self.scales)}"
+            raise ValueError(f"{maps}: expected a stride for each map, and so a scale")
         one = self.features[0]
         boxes = self.boxes
         image_index = self.image_index
@@ -81,12 +82,10 @@ class BoxesInCells(NamedTuple):
     """Boxes in cells of their own map, and where that map lies in the table."""
 
     boxes: Float[Tensor, "R 4"]
-    first: Int64[Tensor, "R"]
-    """The table's row of cell (0, 0)."""
+    first: Int64[Tensor, "R"]  # the table's row of cell (0, 0)
     height: Int64[Tensor, "R"]
     width: Int64[Tensor, "R"]
-    known: Bool[Tensor, "R"] | None
-    """Which rows can be pooled; None where all of them can."""
+    known: Bool[Tensor, "R"] | None  # which rows can be pooled; None where all of them can
 
 
 def rows_and_images(
@@ -122,44 +121,7 @@ def check_index(index: Int64[Tensor, "R"], count: int, validate: bool = False) -
         return
     wrong = index[(index < 0) | (index >= count)]
     if len(wrong):
-        raise ValueError(
-            f"index {int(wrong[0])}: expected 0..{count - 1}, one of the {count} images or masks"
-        )
-
-
-def fpn_levels(
-    boxes: Float[Tensor, "R 4"],
-    strides: Sequence[int | float],
-    canonical_size: float = 224.0,
-    canonical_level: int = 4,
-) -> Int64[Tensor, "R"]:
-    """Equation 1 of the FPN paper, k = floor(4 + log2(sqrt(area) / 224)), as an index into `strides`.
-
-    Level k has stride 2^k.  The result is clamped to the levels there are; an inverted box has no size: the finest.
-    Raises ValueError unless strides are above 0 and each is twice the one before.
-    """
-    return reached_levels(boxes, level_areas(strides, canonical_size, canonical_level))
-
-
-def level_areas(strides: Sequence[int | float], canonical_size: float, canonical_level: int) -> list[float]:
-    """The smallest area of each level's boxes: `fpn_levels` without a logarithm, so with the same bits everywhere.
-
-    1e-6 of a level keeps a box of exactly 224 pixels from falling a level short.  The finest level's is not used.
-    """
-    twice = all(coarse == 2 * fine for fine, coarse in pairwise(strides))
-    if not twice or not all(stride > 0 for stride in strides):
-        raise ValueError(f"strides {list(strides)}: expected each to be twice the one before")
-    finest = round(math.log2(strides[0])) - canonical_level if strides else 0
-    return [(canonical_size * 2 ** (finest + i - 1e-6)) ** 2 for i in range(len(strides))]
-
-
-def reached_levels(boxes: Float[Tensor, "R 4"], areas: Sequence[float]) -> Int64[Tensor, "R"]:
-    """How many of `areas`, after the first, each box reaches."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    level = torch.zeros_like(area, dtype=torch.int64)
-    for smallest in areas[1:]:
-        level = level + (area >= smallest)
-    return level
+        raise ValueError(f"index {int(wrong[0])}: expected 0..{count - 1}, one of the {count} images or masks")
 
 
 def locate(request: PoolingRequest) -> BoxesInCells:
