@@ -85,7 +85,7 @@ def _quick_toy_config(num_classes: int) -> MaskRCNNConfig:
 
 
 QUICK_TOY = Recipe(
-    _quick_toy_config, replace(TOY, steps=350, warmup_steps=30, augment=AugmentConfig(min_sizes=(128,)))
+    _quick_toy_config, replace(TOY, steps=360, warmup_steps=30, augment=AugmentConfig(min_sizes=(128,)))
 )
 """`make demo QUICK=1`: less than a quarter of the toy's work."""
 
