@@ -7,8 +7,8 @@ from models import random_image, random_target, tiny_c4, tiny_config, with_keypo
 from minimaskrcnn import commands
 from minimaskrcnn.bench import model as bench
 from minimaskrcnn.cli import main
-from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import PRESETS
 
 CPU = torch.device("cpu")
 CONFIGS = {

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from models import tiny_config
 
-from minimaskrcnn.engine.recipes import PAPER, PRESETS, TOY, for_processes, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig
+from minimaskrcnn.presets import PAPER, PRESETS, TOY
 
 
 def test_sgd_scales_linearly_and_sees_as_many_pictures():

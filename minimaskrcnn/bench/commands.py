@@ -12,7 +12,7 @@ from minimaskrcnn.commands import demo_scenes, recipe_of
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.devices import choose_device
 from minimaskrcnn.engine.evaluate import format_metrics
-from minimaskrcnn.engine.recipes import PRESETS
+from minimaskrcnn.presets import PRESETS
 
 
 def bench_demo(options: argparse.Namespace) -> None:

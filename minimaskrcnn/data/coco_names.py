@@ -1,5 +1,16 @@
 """COCO's 80 categories: ids are 1..90 with ten gaps."""
 
+from typing import NamedTuple
+
+
+class CategoryName(NamedTuple):
+    """What a label means: the data set's category id and its name."""
+
+    label: int
+    category_id: int
+    name: str
+
+
 COCO_NAMES = (
     (1, "person"),
     (2, "bicycle"),
