@@ -6,14 +6,13 @@ class.  In training it sees proposals sampled by IoU, a quarter of them objects;
 every proposal above a score is a candidate and NMS within each class leaves the detections.
 
 Without a pyramid the head is ResNet's fifth stage, run on every RoI (figure 4 left), and the mask head reads what it
-computes.
+computes: `Res5BoxHead`.
 
 Letters: B images, K proposals, S sampled RoIs (P of them can be objects), R rows that are computed, N classes with
 background, D detections, J joints.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,26 +27,19 @@ from minimaskrcnn.norms import Norm, make_norm
 from minimaskrcnn.ops import clip_boxes_to_image, nms_padded
 from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import Rows, gather_rows
-from minimaskrcnn.resnet import ResNetConfig, init_convolutions, make_stage
+from minimaskrcnn.resnet import BackboneConfig, ResNetConfig, init_convolutions, make_stage
 from minimaskrcnn.rpn import Proposals
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxHeadConfig(CheckedOptions):
-    """Numbers of Mask R-CNN, sections 3.1 and 4, and of Fast R-CNN where these are silent."""
+    """Numbers of Mask R-CNN, sections 3.1 and 4, and of Fast R-CNN where these are silent.
+
+    The base of the heads' configurations, and of your own.
+    """
 
     pooled_size: int = 7
     """Bins along each side (FPN, section 4.2; Mask R-CNN, figure 4 left)."""
-    trunk: Literal["fc", "res5"] = "fc"
-    """Two fully connected layers, or ResNet's fifth stage and an average (figure 4)."""
-    res5_stride: int = 1
-    """Of that stage: 1 on 7×7 bins (figure 4 left), 2 on 14×14 (He et al. 2015; detectron2)."""
-    convs: int = 0
-    """3×3 convolutions before the fully connected layers, as wide as the pyramid; 4 in Wu & He 2018, section 5.1."""
-    norm: Norm = "none"
-    """After each of these convolutions; for training from scratch."""
-    hidden: int = 1024
-    """Width of the two fully connected layers (FPN, section 4.2)."""
     rois_per_image: int = 512
     """Sampled in training (Mask R-CNN, section 3.1, with FPN)."""
     positive_fraction: float = 0.25
@@ -65,6 +57,42 @@ class BoxHeadConfig(CheckedOptions):
     """The mask branch runs on these (Mask R-CNN, section 3.1, Inference)."""
     min_size: float = 1e-2
     """Candidates narrower than this many pixels are dropped."""
+
+    def build(self, channels: int, num_classes: int, backbone: BackboneConfig | None) -> "BoxHead":
+        """The head on maps of `channels`: the last one of `backbone`, or a pyramid's where that is None."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FCBoxHeadConfig(BoxHeadConfig):
+    """Two fully connected layers (FPN, section 4.2; Mask R-CNN, figure 4 right)."""
+
+    convs: int = 0
+    """3×3 convolutions before them, as wide as the pyramid; 4 in Wu & He 2018, section 5.1."""
+    norm: Norm = "none"
+    """After each of these convolutions; for training from scratch."""
+    hidden: int = 1024
+    """Width of the two layers (FPN, section 4.2)."""
+
+    def build(self, channels: int, num_classes: int, backbone: BackboneConfig | None) -> "FCBoxHead":
+        """The head with random weights."""
+        return FCBoxHead(channels, num_classes, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Res5BoxHeadConfig(BoxHeadConfig):
+    """ResNet's fifth stage and an average (figure 4 left)."""
+
+    stride: int = 1
+    """Of that stage: 1 on 7×7 bins (figure 4 left), 2 on 14×14 (He et al. 2015; detectron2)."""
+
+    def build(self, channels: int, num_classes: int, backbone: BackboneConfig | None) -> "Res5BoxHead":
+        """The head with random weights; ValueError unless RoIs are pooled from a ResNet's C4."""
+        if not isinstance(backbone, ResNetConfig) or backbone.stages != 3:
+            raise ValueError(
+                "Res5BoxHeadConfig is ResNet's fourth stage: it needs resnet.stages=3 and fpn=None"
+            )
+        return Res5BoxHead(num_classes, self, backbone)
 
 
 @dataclass(frozen=True)
@@ -194,56 +222,76 @@ def detect(
 
 
 class BoxHead(nn.Module):
-    """From pooled features to class logits and deltas for each class.
+    """From pooled features to class logits and deltas for each class; the base of the heads, and of your own.
 
-    "fc": convolutions, if any, and two fully connected layers.  "res5": ResNet's fifth stage and an average.
+    A subclass makes the layers `classifier` (N outputs) and `deltas` (4 N), and says what they read: `hidden`.
     """
 
-    def __init__(
-        self, channels: int, num_classes: int, config: BoxHeadConfig, resnet: ResNetConfig | None = None
-    ) -> None:
+    shared_shape: tuple[int, int] | None = None
+    """(channels, size) of what `shared` returns where the mask head reads that; None: it pools for itself."""
+
+    def __init__(self, config: BoxHeadConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.hidden
-        if config.trunk == "res5":
-            if resnet is None or resnet.stages != 3:
-                raise ValueError(
-                    f"a head with the fifth stage needs a ResNet of the other three, got {resnet}"
-                )
-            self.res5 = make_stage(3, config.res5_stride, 1, resnet)
-            init_convolutions(self.res5)
-            width = resnet.stage_channels(3)
-        else:
-            self.convs = nn.ModuleList(
-                nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs)
-            )
-            self.norms = nn.ModuleList(make_norm(config.norm, channels) for _ in range(config.convs))
-            self.fc1 = nn.Linear(channels * config.pooled_size**2, config.hidden)
-            self.fc2 = nn.Linear(config.hidden, config.hidden)
-        self.classifier = nn.Linear(width, num_classes)
-        self.deltas = nn.Linear(width, 4 * num_classes)
-        self.shared_shape = None
-        if config.trunk == "res5":
-            self.shared_shape = (width, -(-config.pooled_size // config.res5_stride))
 
     def shared(self, pooled: Float[Tensor, "R C PH PW"]) -> Float[Tensor, "R C2 _ _"]:
-        """What the mask head reads too: res5's output, or the pooled features as they are."""
-        return self.res5(pooled) if self.config.trunk == "res5" else pooled
+        """What the mask head may read too; here the pooled features as they are."""
+        return pooled
+
+    def hidden(self, shared: Float[Tensor, "R C _ _"]) -> Float[Tensor, "R D"]:
+        """What logits and deltas are linear functions of, from `shared`'s output."""
+        raise NotImplementedError
 
     def predict(
         self, shared: Float[Tensor, "R C _ _"]
     ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
         """Logits and deltas from `shared`'s output."""
-        if self.config.trunk == "res5":
-            hidden = shared.mean(dim=(2, 3))
-        else:
-            for conv, norm in zip(self.convs, self.norms):
-                shared = F.relu(norm(conv(shared)))
-            hidden = F.relu(self.fc2(F.relu(self.fc1(shared.flatten(1)))))
-        deltas = full_precision(self.deltas(hidden)).unflatten(1, (-1, 4))
-        return full_precision(self.classifier(hidden)), deltas
+        hidden = self.hidden(shared)
+        logits = full_precision(self.classifier(hidden))
+        return logits, full_precision(self.deltas(hidden)).unflatten(1, (-1, 4))
 
     def forward(
         self, pooled: Float[Tensor, "R C PH PW"]
     ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
         return self.predict(self.shared(pooled))
+
+
+class FCBoxHead(BoxHead):
+    """Convolutions, if any, and two fully connected layers."""
+
+    def __init__(self, channels: int, num_classes: int, config: FCBoxHeadConfig) -> None:
+        super().__init__(config)
+        convs = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs))
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList(make_norm(config.norm, channels) for _ in range(config.convs))
+        self.fc1 = nn.Linear(channels * config.pooled_size**2, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.hidden)
+        self.classifier = nn.Linear(config.hidden, num_classes)
+        self.deltas = nn.Linear(config.hidden, 4 * num_classes)
+
+    def hidden(self, shared: Float[Tensor, "R C _ _"]) -> Float[Tensor, "R D"]:
+        """The second layer's output."""
+        for conv, norm in zip(self.convs, self.norms):
+            shared = F.relu(norm(conv(shared)))
+        return F.relu(self.fc2(F.relu(self.fc1(shared.flatten(1)))))
+
+
+class Res5BoxHead(BoxHead):
+    """ResNet's fifth stage, which the mask head reads too, and the average of its cells."""
+
+    def __init__(self, num_classes: int, config: Res5BoxHeadConfig, resnet: ResNetConfig) -> None:
+        super().__init__(config)
+        width = resnet.stage_channels(3)
+        self.shared_shape = (width, -(-config.pooled_size // config.stride))
+        self.res5 = make_stage(3, config.stride, 1, resnet)
+        init_convolutions(self.res5)
+        self.classifier = nn.Linear(width, num_classes)
+        self.deltas = nn.Linear(width, 4 * num_classes)
+
+    def shared(self, pooled: Float[Tensor, "R C PH PW"]) -> Float[Tensor, "R C2 _ _"]:
+        """The stage's output."""
+        return self.res5(pooled)
+
+    def hidden(self, shared: Float[Tensor, "R C _ _"]) -> Float[Tensor, "R D"]:
+        """The average of each channel."""
+        return shared.mean(dim=(2, 3))

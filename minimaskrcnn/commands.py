@@ -20,10 +20,11 @@ from minimaskrcnn.distributed import need_shared, processes, rank, world_size
 from minimaskrcnn.draw import draw_detections, plot_history
 from minimaskrcnn.engine import ablation_run, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
-from minimaskrcnn.engine.recipes import PRESETS, Recipe, for_processes, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.fine_tune import load_matching, starting_config
 from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import PRESETS, Preset
 from minimaskrcnn.views import ViewsConfig, detect_in_views
 from minimaskrcnn.weights import CategoryName, load_any, read_any
 
@@ -164,13 +165,13 @@ def demo_scenes(root: Path, train_scenes: ToyboxConfig | None = None, *, quick: 
     )  # fmt: skip
 
 
-def recipe_of(name: str) -> Recipe:
+def recipe_of(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-def _training_config(recipe: Recipe, options: argparse.Namespace) -> TrainConfig:
+def _training_config(recipe: Preset, options: argparse.Namespace) -> TrainConfig:
     config = for_processes(recipe, world_size())
     if options.optimizer and options.optimizer != config.optimizer and options.lr is None:
         raise ValueError(

@@ -23,6 +23,7 @@ from minimaskrcnn.engine.estimate import seconds_per_step
 from minimaskrcnn.engine.evaluate import evaluate_dataset
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import PRESETS, Preset
 
 PRESET = "maskrcnn_toy"
 CHECKPOINT_EVERY = 40
@@ -95,8 +96,8 @@ def _run(out: Path, config: TrainConfig, quick: bool, done: int) -> None:
     print(f"Pictures of what it found: {out / 'pictures'}, all in one: {out / 'predictions.png'}")
 
 
-def _recipe(quick: bool) -> recipes.Recipe:
-    return recipes.QUICK_TOY if quick else recipes.PRESETS[PRESET]
+def _recipe(quick: bool) -> Preset:
+    return recipes.quick_toy if quick else PRESETS[PRESET]
 
 
 def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:

@@ -5,16 +5,16 @@ mask for each class, and only the mask of the class that the box head chose is u
 compete: a sigmoid for each pixel, average binary cross-entropy on the ground-truth class's mask, for positive
 RoIs only.  The target is the ground-truth bitmap pooled by RoIAlign in the RoI.
 
-What the paper compares it with is one field each: classes that compete in each pixel (`activation`, table 2b), one
-mask for all classes (`class_agnostic`, section 4.2), fully connected layers (`branch`, table 2e).
+What the paper compares it with is a part each: classes that compete in each pixel (`SoftmaxMasks`, table 2b), one
+mask for all classes (`class_agnostic`, section 4.2), fully connected layers (`MLPMaskHead`, table 2e).
 
 Letters: R positive RoIs, N classes with background, M masks that are predicted (N, or fewer if class-agnostic), m
 mask size, G bitmaps of the whole batch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,32 +30,118 @@ from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import Rows
 
 
+def of_each_row(maps: Float[Tensor, "R M m m"], channel: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
+    """One of each row's maps."""
+    return maps[torch.arange(len(channel), device=channel.device), channel]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmoidMasks(CheckedOptions):
+    """A sigmoid for each class in each pixel: classes do not compete (section 3)."""
+
+    class_agnostic: bool = False
+    """One mask whatever the class (section 4.2)."""
+
+    def maps(self, num_classes: int) -> int:
+        """How many are predicted."""
+        return 1 if self.class_agnostic else num_classes
+
+    def channel(self, labels: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
+        """The map of each label."""
+        return torch.zeros_like(labels) if self.class_agnostic else labels
+
+    def losses(
+        self,
+        logits: Float[Tensor, "R M m m"],
+        labels: Int[Tensor, " R"],
+        targets: Float[Tensor, "R m m"],
+    ) -> Float[Tensor, "R m m"]:
+        """Binary cross-entropy of each pixel of the label's map."""
+        of_label = of_each_row(logits, self.channel(labels))
+        return F.binary_cross_entropy_with_logits(of_label, targets, reduction="none")
+
+    def probs(self, logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
+        """The probability mask of each RoI's own class."""
+        return of_each_row(logits, self.channel(labels)).sigmoid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxMasks(CheckedOptions):
+    """A softmax over classes and background in each pixel (table 2b)."""
+
+    class_agnostic: bool = False
+    """One mask whatever the class (section 4.2): background and object."""
+
+    def maps(self, num_classes: int) -> int:
+        """How many are predicted."""
+        return 2 if self.class_agnostic else num_classes
+
+    def channel(self, labels: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
+        """The map of each label."""
+        return torch.ones_like(labels) if self.class_agnostic else labels
+
+    def losses(
+        self,
+        logits: Float[Tensor, "R M m m"],
+        labels: Int[Tensor, " R"],
+        targets: Float[Tensor, "R m m"],
+    ) -> Float[Tensor, "R m m"]:
+        """Cross-entropy of each pixel, the label's class against all others; the target is a share of it."""
+        log_probs = logits.log_softmax(1)
+        of_label = of_each_row(log_probs, self.channel(labels))
+        return -(targets * of_label + (1 - targets) * log_probs[:, 0])
+
+    def probs(self, logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
+        """The probability mask of each RoI's own class."""
+        return of_each_row(logits.softmax(1), self.channel(labels))
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskHeadConfig(CheckedOptions):
-    """Numbers of Mask R-CNN, figure 4 right."""
+    """What every mask head has; the base of the heads' configurations, and of your own."""
 
     pooled_size: int = 14
     """Bins along each side.  Masks have twice as many, but as many where the box head's res5 halves them first."""
-    branch: Literal["fcn", "mlp"] = "fcn"
-    """Convolutions, which keep the layout, or fully connected layers, which do not (table 2e)."""
-    hidden_layers: int = 2
-    """Of the "mlp" before its predictor: 2, or 3 for the deeper one (table 2e)."""
-    hidden: int = 1024
-    """Width of these (table 2e)."""
-    activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    """A sigmoid for each class, or a softmax over classes and background in each pixel (table 2b)."""
-    class_agnostic: bool = False
-    """One mask whatever the class (section 4.2)."""
+    activation: SigmoidMasks | SoftmaxMasks = field(default_factory=SigmoidMasks)
+    """Whether classes compete."""
     binary_targets: bool = False
     """Targets of 0 and 1: the bitmap pooled at half-pixel centres, at least half (detectron2); else shares."""
     exact_paste: bool = False
     """Paste masks at the box's real coordinates (detectron2) or into the box cut to integers (torchvision)."""
+
+    def build(self, channels: int, size: int, num_classes: int) -> nn.Module:
+        """The head, with its `config`, on features of `channels` and size × size, to the logits of all maps."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FCNMaskHeadConfig(MaskHeadConfig):
+    """Convolutions, which keep the layout (figure 4 right)."""
+
     channels: int = 256
     """Of the convolutions and the deconvolution."""
     convs: int = 4
     """3×3 convolutions before the deconvolution."""
     norm: Norm = "none"
     """After each of them; for training from scratch."""
+
+    def build(self, channels: int, size: int, num_classes: int) -> "FCNMaskHead":
+        """The head with random weights; masks have twice the size."""
+        return FCNMaskHead(channels, num_classes, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPMaskHeadConfig(MaskHeadConfig):
+    """Fully connected layers, which do not (table 2e)."""
+
+    hidden_layers: int = 2
+    """Before the predictor: 2, or 3 for the deeper one (table 2e)."""
+    hidden: int = 1024
+    """Width of these (table 2e)."""
+
+    def build(self, channels: int, size: int, num_classes: int) -> "MLPMaskHead":
+        """The head with random weights; masks have twice the size."""
+        return MLPMaskHead(channels, size, num_classes, self)
 
 
 def mask_targets(
@@ -85,22 +171,13 @@ def mask_loss(
     labels: Int[Tensor, " R"],
     targets: Float[Tensor, "R m m"],
     positive: Bool[Tensor, " R"],
-    config: MaskHeadConfig = MaskHeadConfig(),
+    activation: SigmoidMasks | SoftmaxMasks = SigmoidMasks(),
 ) -> Loss:
     """Cross-entropy averaged over the pixels of each positive RoI (section 3); counts these RoIs.
 
-    Binary, on the ground-truth class's mask; with softmax multinomial, that class against all others.  Zero (with
-    a graph) where there is no positive RoI.
+    Zero (with a graph) where there is no positive RoI.
     """
-    labels = torch.zeros_like(labels) if config.class_agnostic else labels
-    rows = torch.arange(len(labels), device=labels.device)
-    if config.activation == "sigmoid":
-        pixels = F.binary_cross_entropy_with_logits(logits[rows, labels], targets, reduction="none")
-    else:
-        log_probs = logits.log_softmax(1)
-        # Class-agnostic: background and object.
-        of_label = log_probs[rows, labels + 1 if config.class_agnostic else labels]
-        pixels = -(targets * of_label + (1 - targets) * log_probs[:, 0])
+    pixels = activation.losses(logits, labels, targets)
     return Loss(torch.where(positive, pixels.mean(dim=(1, 2)), 0).sum(), positive.sum())
 
 
@@ -113,59 +190,50 @@ def mask_losses(
     # gradient, whatever the loss multiplies it with.
     mask_index = torch.where(positive, truth.mask_offset[rows.image] + rows.of(rois.gt_index), 0)
     targets = mask_targets(truth.masks, mask_index, rows.of(rois.boxes), logits.shape[-1], config)
-    return {"loss_mask": mask_loss(logits, rows.of(rois.labels), targets, positive, config)}
+    return {"loss_mask": mask_loss(logits, rows.of(rois.labels), targets, positive, config.activation)}
 
 
-def mask_probs(
-    logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"], config: MaskHeadConfig = MaskHeadConfig()
-) -> Float[Tensor, "R m m"]:
-    """The probability mask of each RoI's own class."""
-    rows = torch.arange(len(labels), device=labels.device)
-    if config.activation == "sigmoid":
-        return logits[rows, torch.zeros_like(labels) if config.class_agnostic else labels].sigmoid()
-    return logits.softmax(1)[rows, torch.ones_like(labels) if config.class_agnostic else labels]
+def init_layers(layers: Iterable[nn.Module]) -> None:
+    """He et al.'s normal initialisation, and biases of zero."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
 
 
-class MaskHead(nn.Module):
-    """From pooled features to one mask for each class.
+class FCNMaskHead(nn.Module):
+    """Convolutions, a deconvolution that doubles the size, and a 1×1 convolution to one mask for each class."""
 
-    "fcn": convolutions, a deconvolution that doubles the size, and a 1×1 convolution.  "mlp": fully connected layers.
-    `in_size` is the features' height and width where it is not `config.pooled_size`.
-    """
-
-    def __init__(
-        self, in_channels: int, num_classes: int, config: MaskHeadConfig, in_size: int | None = None
-    ) -> None:
+    def __init__(self, in_channels: int, num_classes: int, config: FCNMaskHeadConfig) -> None:
         super().__init__()
         self.config = config
-        in_size = in_size or config.pooled_size
-        self.mask_size = 2 * in_size
-        masks = num_classes
-        if config.class_agnostic:
-            masks = 1 if config.activation == "sigmoid" else 2
-        if config.branch == "mlp":
-            widths = [in_channels * in_size**2] + [config.hidden] * config.hidden_layers
-            self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-            self.predictor = nn.Linear(widths[-1], masks * self.mask_size**2)
-            layers = [*self.hidden, self.predictor]
-        else:
-            widths = [in_channels] + [config.channels] * config.convs
-            self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
-            self.norms = nn.ModuleList(make_norm(config.norm, channels) for channels in widths[1:])
-            self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, 2)
-            self.predictor = nn.Conv2d(config.channels, masks, 1)
-            layers = [*self.convs, self.deconv, self.predictor]
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        widths = [in_channels] + [config.channels] * config.convs
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(make_norm(config.norm, channels) for channels in widths[1:])
+        self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2, 2)
+        self.predictor = nn.Conv2d(config.channels, config.activation.maps(num_classes), 1)
+        init_layers([*self.convs, self.deconv, self.predictor])
 
     def forward(self, pooled: Float[Tensor, "R C P P"]) -> Float[Tensor, "R M m m"]:
         x = pooled
-        if self.config.branch == "mlp":
-            x = x.flatten(1)
-            for layer in self.hidden:
-                x = F.relu(layer(x))
-            return full_precision(self.predictor(x)).unflatten(1, (-1, self.mask_size, self.mask_size))
         for conv, norm in zip(self.convs, self.norms):
             x = F.relu(norm(conv(x)))
         return full_precision(self.predictor(F.relu(self.deconv(x))))
+
+
+class MLPMaskHead(nn.Module):
+    """Fully connected layers, to masks of twice the features' size."""
+
+    def __init__(self, in_channels: int, size: int, num_classes: int, config: MLPMaskHeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_size = 2 * size
+        widths = [in_channels * size**2] + [config.hidden] * config.hidden_layers
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.predictor = nn.Linear(widths[-1], config.activation.maps(num_classes) * self.mask_size**2)
+        init_layers([*self.hidden, self.predictor])
+
+    def forward(self, pooled: Float[Tensor, "R C P P"]) -> Float[Tensor, "R M m m"]:
+        x = pooled.flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        return full_precision(self.predictor(x)).unflatten(1, (-1, self.mask_size, self.mask_size))

@@ -27,38 +27,49 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from minimaskrcnn.anchors import AnchorConfig
-from minimaskrcnn.box_head import BoxHead, BoxHeadConfig, Detections, RoIs, box_losses, detect, sample_rois
+from minimaskrcnn.box_head import (
+    BoxHeadConfig,
+    Detections,
+    FCBoxHeadConfig,
+    RoIs,
+    box_losses,
+    detect,
+    sample_rois,
+)
 from minimaskrcnn.data.targets import GroundTruth, check_labels, check_parts, drawn_sizes, preprocess_targets
 from minimaskrcnn.data.transforms import Batch, ImageSize, Target, TransformConfig, preprocess
 from minimaskrcnn.distributed import shared_means
 from minimaskrcnn.fpn import FPN, FeatureMaps, FPNConfig
 from minimaskrcnn.keypoint_head import KeypointHead, KeypointHeadConfig, keypoint_losses
 from minimaskrcnn.losses import Loss
-from minimaskrcnn.mask_head import MaskHead, MaskHeadConfig, mask_losses, mask_probs
+from minimaskrcnn.mask_head import FCNMaskHeadConfig, MaskHeadConfig, mask_losses
 from minimaskrcnn.matching import Generators
 from minimaskrcnn.ops import decode_keypoints
 from minimaskrcnn.padded import RowFeatures, Rows, rows_to_compute
-from minimaskrcnn.pooler import Pooler, PoolerConfig
+from minimaskrcnn.pooler import PoolerConfig, RoIAlignConfig
 from minimaskrcnn.postprocess import Detection, to_pictures
-from minimaskrcnn.resnet import ResNet, ResNetConfig
+from minimaskrcnn.resnet import BackboneConfig, ResNetConfig
 from minimaskrcnn.rpn import RPN, Proposals, RPNConfig, RPNOutput, propose, rpn_losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNConfig:
-    """Everything that defines a network; `dataclasses.replace` makes a variant."""
+    """Everything that defines a network; `dataclasses.replace` makes a variant.
+
+    Backbone, pooler and heads have a base class each, whose subclasses build the part: yours can be one.
+    """
 
     num_classes: int = 91
     """Counts the background: 91 for COCO's category ids."""
     transform: TransformConfig = field(default_factory=TransformConfig)
-    resnet: ResNetConfig = field(default_factory=ResNetConfig)
+    resnet: BackboneConfig = field(default_factory=ResNetConfig)
     fpn: FPNConfig | None = field(default_factory=FPNConfig)
     """None reads the backbone's last map."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
-    pooler: PoolerConfig = field(default_factory=PoolerConfig)
-    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)
+    pooler: PoolerConfig = field(default_factory=RoIAlignConfig)
+    box_head: BoxHeadConfig = field(default_factory=FCBoxHeadConfig)
+    mask_head: MaskHeadConfig | None = field(default_factory=FCNMaskHeadConfig)
     keypoint_head: KeypointHeadConfig | None = None
 
 
@@ -72,12 +83,8 @@ class MaskRCNN(nn.Module):
         super().__init__()
         if config.num_classes < 2:
             raise ValueError(f"num_classes counts the background and is at least 2, got {config.num_classes}")
-        if config.box_head.trunk == "res5" and (config.fpn is not None or config.resnet.stages != 3):
-            raise ValueError(
-                "box_head.trunk 'res5' is the fourth stage: it needs resnet.stages=3 and fpn=None"
-            )
         self.config = config
-        self.resnet = ResNet(config.resnet)
+        self.resnet = config.resnet.build()
         self.fpn = None
         channels = config.resnet.channels[-1]
         self.strides = config.resnet.strides[-1:]
@@ -86,15 +93,16 @@ class MaskRCNN(nn.Module):
             channels = config.fpn.channels
             self.strides = self.fpn.strides
         # RoIs are never read from the pooled level, which only serves the largest anchors (FPN, section 4.1).
-        self.pooler = Pooler(self.strides[: len(config.resnet.strides)], config.pooler)
+        self.pooler = config.pooler.build(self.strides[: len(config.resnet.strides)])
         self.rpn = RPN(channels, config.anchors, config.rpn)
-        self.box_head = BoxHead(channels, config.num_classes, config.box_head, config.resnet)
+        backbone = config.resnet if config.fpn is None else None
+        self.box_head = config.box_head.build(channels, config.num_classes, backbone)
         self.mask_head = None
         self.keypoint_head = None
         if config.mask_head is not None:
             own_shape = (channels, config.mask_head.pooled_size)
             in_channels, in_size = self.box_head.shared_shape or own_shape
-            self.mask_head = MaskHead(in_channels, config.num_classes, config.mask_head, in_size)
+            self.mask_head = config.mask_head.build(in_channels, in_size, config.num_classes)
         if config.keypoint_head is not None:
             self.keypoint_head = KeypointHead(channels, config.keypoint_head)
         self.pixel_centres = config.keypoint_head is not None and config.keypoint_head.pixel_centres
@@ -157,7 +165,8 @@ class MaskRCNN(nn.Module):
         if self.mask_head is None:
             return found
         seen = self.mask_features(features, found.boxes, found.valid)
-        probs = mask_probs(self.mask_head(seen.values), seen.rows.of(found.labels), self.mask_head.config)
+        logits = self.mask_head(seen.values)
+        probs = self.config.mask_head.activation.probs(logits, seen.rows.of(found.labels))
         return replace(found, mask_probs=seen.rows.to_table(probs))
 
     def add_keypoints(self, features: FeatureMaps, found: Detections) -> Detections:

@@ -5,7 +5,8 @@ on the grid lies where the object lies.  On a pyramid a box of side √(wh) is r
 ⌊4 + log2(√(wh) / 224)⌋ (FPN, equation 1): boxes of 224 pixels from P4, half as large from P3, and so on.  A backbone
 without a pyramid has one map, and every box is read from it.
 
-RoIPool and RoIWarp are here for the comparison of the paper's tables 2c, 2d and 6.
+RoIPool and RoIWarp are here for the comparison of the paper's tables 2c, 2d and 6: RoIPool rounds the box and its
+bins, RoIWarp the box, RoIAlign nothing.
 
 Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
@@ -23,26 +24,108 @@ from minimaskrcnn.options import CheckedOptions
 
 @dataclass(frozen=True, kw_only=True)
 class PoolerConfig(CheckedOptions):
-    """How RoIs are pooled; the same for all heads."""
+    """How RoIs are pooled, the same for all heads; the base of RoIAlign's, RoIWarp's, RoIPool's and your own."""
 
-    operation: Literal["roi_align", "roi_warp", "roi_pool"] = "roi_align"
-    """Table 2c: RoIPool rounds the box and its bins, RoIWarp the box, RoIAlign nothing."""
-    mode: Literal["avg", "max"] = "avg"
-    """The average or the largest of a bin's samples (table 2c).  RoIPool is "max" and has no samples."""
-    sampling_ratio: int = 2
-    """Samples per bin and axis (Mask R-CNN, section 3: four a bin); 0 takes as many as the bin has cells."""
-    aligned: bool = False
-    """Shift by half a cell, so that a cell's value lies at its centre (detectron2); torchvision's models do not.
-    RoIAlign's; RoIWarp always does."""
     canonical_size: float = 224.0
     """Side of the boxes that are read from `canonical_level` (FPN, equation 1)."""
     canonical_level: int = 4
     """Level P_k has stride 2^k."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.operation == "roi_pool" and self.mode != "max":
-            raise ValueError(f'roi_pool takes the largest cell of a bin: mode "max", got {self.mode!r}')
+    def build(self, strides: tuple[int, ...]) -> "Pooler":
+        """The pooler of levels with these strides."""
+        return Pooler(strides, self)
+
+    def pool(
+        self,
+        features: FeatureMaps,
+        boxes: Float[Tensor, "R 4"],
+        image_index: Int[Tensor, " R"],
+        size: tuple[int, int],
+        strides: tuple[int, ...],
+    ) -> Float[Tensor, "R C PH PW"]:
+        """`size` bins of each box, in pixels of the padded picture, from its level."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoIAlignConfig(PoolerConfig):
+    """Bilinear samples at real coordinates (section 3)."""
+
+    mode: Literal["avg", "max"] = "avg"
+    """The average or the largest of a bin's samples (table 2c)."""
+    sampling_ratio: int = 2
+    """Samples per bin and axis (section 3: four a bin); 0 takes as many as the bin has cells."""
+    aligned: bool = False
+    """Shift by half a cell, so that a cell's value lies at its centre (detectron2); torchvision's models do not."""
+
+    def pool(
+        self,
+        features: FeatureMaps,
+        boxes: Float[Tensor, "R 4"],
+        image_index: Int[Tensor, " R"],
+        size: tuple[int, int],
+        strides: tuple[int, ...],
+    ) -> Float[Tensor, "R C PH PW"]:
+        """`multiscale_roi_align` with these options."""
+        return multiscale_roi_align(
+            features,
+            boxes,
+            image_index,
+            size,
+            strides,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+            mode=self.mode,
+            canonical_size=self.canonical_size,
+            canonical_level=self.canonical_level,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoIWarpConfig(PoolerConfig):
+    """Bilinear samples of the box rounded to whole cells (table 2c), which lie at their centres."""
+
+    mode: Literal["avg", "max"] = "avg"
+    """As RoIAlign's; so is the next."""
+    sampling_ratio: int = 2
+
+    def pool(
+        self,
+        features: FeatureMaps,
+        boxes: Float[Tensor, "R 4"],
+        image_index: Int[Tensor, " R"],
+        size: tuple[int, int],
+        strides: tuple[int, ...],
+    ) -> Float[Tensor, "R C PH PW"]:
+        """`multiscale_roi_warp` with these options."""
+        return multiscale_roi_warp(
+            features,
+            boxes,
+            image_index,
+            size,
+            strides,
+            sampling_ratio=self.sampling_ratio,
+            mode=self.mode,
+            canonical_size=self.canonical_size,
+            canonical_level=self.canonical_level,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoIPoolConfig(PoolerConfig):
+    """The largest cell of each bin, bins of whole cells (Fast R-CNN, section 2.1); it has no samples."""
+
+    def pool(
+        self,
+        features: FeatureMaps,
+        boxes: Float[Tensor, "R 4"],
+        image_index: Int[Tensor, " R"],
+        size: tuple[int, int],
+        strides: tuple[int, ...],
+    ) -> Float[Tensor, "R C PH PW"]:
+        """`multiscale_roi_pool` with these options."""
+        levels = {"canonical_size": self.canonical_size, "canonical_level": self.canonical_level}
+        return multiscale_roi_pool(features, boxes, image_index, size, strides, **levels)
 
 
 @dataclass(frozen=True)
@@ -60,13 +143,5 @@ class Pooler:
         output_size: int,
     ) -> Float[Tensor, "R C PH PW"]:
         """`output_size` × `output_size` bins of each box, in pixels of the padded picture, from its level."""
-        config = self.config
-        features = features[: len(self.strides)]
-        levels = {"canonical_size": config.canonical_size, "canonical_level": config.canonical_level}
-        given = (features, boxes, image_index, (output_size, output_size), self.strides)
-        if config.operation == "roi_pool":
-            return multiscale_roi_pool(*given, **levels)
-        samples = {"sampling_ratio": config.sampling_ratio, "mode": config.mode, **levels}
-        if config.operation == "roi_warp":
-            return multiscale_roi_warp(*given, **samples)
-        return multiscale_roi_align(*given, aligned=config.aligned, **samples)
+        levels = features[: len(self.strides)]
+        return self.config.pool(levels, boxes, image_index, (output_size, output_size), self.strides)

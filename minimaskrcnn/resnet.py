@@ -23,8 +23,26 @@ from minimaskrcnn.options import CheckedOptions
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
+class BackboneConfig(CheckedOptions):
+    """What every backbone's configuration says; the base of your own."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each map, the finest first."""
+        raise NotImplementedError
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per cell of each map."""
+        raise NotImplementedError
+
+    def build(self) -> nn.Module:
+        """The module, from normalised pictures `[B, 3, H, W]` to a list of such maps."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig(CheckedOptions):
+class ResNetConfig(BackboneConfig):
     """Depth, width and normalisation of a ResNet."""
 
     depth: Literal[18, 34, 50, 101] = 50
@@ -72,6 +90,10 @@ class ResNetConfig(CheckedOptions):
         if self.dilated_c5 and self.stages == 4:
             strides[3] = strides[2]
         return tuple(strides)
+
+    def build(self) -> "ResNet":
+        """The network with random weights."""
+        return ResNet(self)
 
 
 class BasicBlock(nn.Module):

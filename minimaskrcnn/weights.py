@@ -18,11 +18,9 @@ import os
 import pickle
 import re
 import struct
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,16 +28,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minimaskrcnn.data.coco_names import COCO_NAMES
+from minimaskrcnn import presets
+from minimaskrcnn.config_json import config_from_json, config_to_json
+from minimaskrcnn.data.coco_names import COCO_NAMES, CategoryName
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from minimaskrcnn.presets import (
-    as_detectron2,
-    fasterrcnn_resnet50_fpn_config,
-    keypointrcnn_resnet50_fpn_config,
-    maskrcnn_resnet50_c4_config,
-    maskrcnn_resnet50_c5_config,
-    maskrcnn_resnet50_fpn_config,
-)
 from minimaskrcnn.weights_detectron2 import (
     Detectron2Network,
     describe_detectron2,
@@ -54,14 +46,6 @@ FORMAT = "minimaskrcnn weights 1"
 TRAINING_PREFIX = "training/"
 
 
-class CategoryName(NamedTuple):
-    """What a label means: the data set's category id and its name."""
-
-    label: int
-    category_id: int
-    name: str
-
-
 class WeightsFile(NamedTuple):
     """The content of a weights file."""
 
@@ -69,32 +53,6 @@ class WeightsFile(NamedTuple):
     config: MaskRCNNConfig
     preset: str
     categories: list[CategoryName]
-
-
-def config_to_json(config: MaskRCNNConfig) -> str:
-    return json.dumps(dataclasses.asdict(config))
-
-
-def config_from_json(text: str) -> MaskRCNNConfig:
-    """The configuration that `config_to_json` wrote; ValueError for fields that do not exist here."""
-    return _build(MaskRCNNConfig, json.loads(text))
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """`value` (of JSON) as `kind`: dataclasses from dicts, tuples from lists, optional dataclasses from either."""
-    if isinstance(kind, types.UnionType):
-        if value is None:
-            return None
-        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
-    if isinstance(value, list):
-        return tuple(_build(None, item) for item in value)
-    return value
 
 
 def save_weights(
@@ -138,14 +96,18 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def load_weights(path: Path) -> WeightsFile:
-    """Read a file that `save_weights` wrote.  ValueError where it is something else or damaged."""
+def load_weights(path: Path, parts: tuple[type, ...] = ()) -> WeightsFile:
+    """Read a file that `save_weights` wrote; `parts` are the configurations of your own that it may have.
+
+    ValueError where it is something else or damaged.
+    """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: not a weights file of minimaskrcnn (format {metadata.get('format')!r})")
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_PREFIX)}
     categories = [CategoryName(*row) for row in json.loads(metadata["categories"])]
-    return WeightsFile(weights, config_from_json(metadata["config"]), metadata["preset"], categories)
+    config = config_from_json(metadata["config"], parts)
+    return WeightsFile(weights, config, metadata["preset"], categories)
 
 
 def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
@@ -157,9 +119,9 @@ def read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
 
 
-def load_model(path: Path) -> tuple[MaskRCNN, WeightsFile]:
-    """The model of a weights file, in evaluation mode, and the file's content."""
-    file = load_weights(path)
+def load_model(path: Path, parts: tuple[type, ...] = ()) -> tuple[MaskRCNN, WeightsFile]:
+    """The model of a weights file, in evaluation mode, and the file's content; `parts` as in `load_weights`."""
+    file = load_weights(path, parts)
     model = MaskRCNN(file.config)
     load_exactly(model, file.state_dict, path)
     return model.eval(), file
@@ -276,14 +238,15 @@ def _detectron2_weights(model: Mapping[str, np.ndarray | Tensor], path: Path) ->
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
+def load_any(path: Path, parts: tuple[type, ...] = ()) -> tuple[MaskRCNN, list[CategoryName]]:
     """The model of a file of ours, torchvision's or detectron2's, in evaluation mode, and what its labels mean.
 
-    Files of others say nothing of their semantics.  torchvision's: 91 classes are taken for COCO's category ids, and
-    the norm's eps is that of its published weights, 0.0.  detectron2's: those of its model zoo, labels by sorted id.
+    `parts` as `load_weights` takes them.  Files of others say nothing of their semantics.  torchvision's: 91 classes
+    are taken for COCO's category ids, and the norm's eps is that of its published weights, 0.0.  detectron2's: those
+    of its model zoo, labels by sorted id.
     """
     if path.suffix == ".safetensors" and path.is_file():
-        model, file = load_model(path)
+        model, file = load_model(path, parts)
         return model, file.categories
     state_dict, network, _ = read_any(path)
     if "box_head.classifier.weight" not in state_dict:
@@ -303,9 +266,9 @@ def load_any(path: Path) -> tuple[MaskRCNN, list[CategoryName]]:
 
 def _torchvision_config(parts: set[str], classes: int) -> MaskRCNNConfig:
     if "keypoint_head" in parts:
-        return keypointrcnn_resnet50_fpn_config(classes)
-    make_config = maskrcnn_resnet50_fpn_config if "mask_head" in parts else fasterrcnn_resnet50_fpn_config
-    return make_config(classes)
+        return presets.keypointrcnn_resnet50_fpn.config(classes)
+    preset = presets.maskrcnn_resnet50_fpn if "mask_head" in parts else presets.fasterrcnn_resnet50_fpn
+    return preset.config(classes)
 
 
 def _contiguous_names(classes: int) -> list[CategoryName]:
@@ -318,11 +281,12 @@ def _contiguous_names(classes: int) -> list[CategoryName]:
 
 def detectron2_config(network: Detectron2Network) -> MaskRCNNConfig:
     """The configuration of a network of detectron2's model zoo, with its semantics."""
-    classes, makers = (
-        network.num_classes,
-        {"c4": maskrcnn_resnet50_c4_config, "dc5": maskrcnn_resnet50_c5_config},
-    )
-    config = makers.get(network.kind, maskrcnn_resnet50_fpn_config)(classes)
+    preset = presets.maskrcnn_resnet50_fpn
+    if network.kind == "c4":
+        preset = presets.maskrcnn_resnet50_c4
+    elif network.kind == "dc5":
+        preset = presets.maskrcnn_resnet50_c5
+    config = preset.config(network.num_classes)
     resnet = dataclasses.replace(
         config.resnet,
         depth=network.depth,
@@ -330,8 +294,8 @@ def detectron2_config(network: Detectron2Network) -> MaskRCNNConfig:
         group_width=network.width_per_group,
         dilated_c5=network.kind == "dc5",
     )
-    people = keypointrcnn_resnet50_fpn_config(classes)
+    people = presets.keypointrcnn_resnet50_fpn.config(network.num_classes)
     if network.has_keypoints:
         config = dataclasses.replace(config, transform=people.transform, keypoint_head=people.keypoint_head)
     masks = config.mask_head if network.has_masks else None
-    return as_detectron2(dataclasses.replace(config, resnet=resnet, mask_head=masks))
+    return presets.as_detectron2(dataclasses.replace(config, resnet=resnet, mask_head=masks))

@@ -28,7 +28,7 @@ CHILD = """
 import sys
 from dataclasses import replace
 from minimaskrcnn import cli, commands
-from minimaskrcnn.engine.recipes import PRESETS
+from minimaskrcnn.presets import PRESETS
 recipe = PRESETS["maskrcnn_toy"]
 PRESETS["maskrcnn_toy"] = recipe._replace(training=replace(recipe.training, log_every=1, checkpoint_every=1))
 sys.exit(cli.main(sys.argv[1:]))

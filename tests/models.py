@@ -1,20 +1,21 @@
 """What the tests of model and engine share: a network of 40 thousand parameters and scenes of 64 pixels."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minimaskrcnn.anchors import AnchorConfig
-from minimaskrcnn.box_head import BoxHeadConfig
+from minimaskrcnn.box_head import BoxHeadConfig, FCBoxHeadConfig, Res5BoxHeadConfig
 from minimaskrcnn.data.toybox import ToyboxConfig, write_toybox
 from minimaskrcnn.data.transforms import Target, TransformConfig
 from minimaskrcnn.fpn import FPNConfig
 from minimaskrcnn.keypoint_head import KeypointHeadConfig
-from minimaskrcnn.mask_head import MaskHeadConfig
+from minimaskrcnn.mask_head import FCNMaskHeadConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from minimaskrcnn.pooler import PoolerConfig
+from minimaskrcnn.pooler import RoIAlignConfig
 from minimaskrcnn.resnet import ResNetConfig
 from minimaskrcnn.rpn import RPNConfig
 
@@ -36,9 +37,9 @@ def tiny_config(num_classes: int = 9) -> MaskRCNNConfig:
         rpn=RPNConfig(
             anchors_per_image=32, pre_nms_train=40, pre_nms_test=40, post_nms_train=30, post_nms_test=30
         ),
-        pooler=PoolerConfig(aligned=True, canonical_size=32.0, canonical_level=3),
-        box_head=BoxHeadConfig(pooled_size=4, hidden=32, rois_per_image=16, detections_per_image=20),
-        mask_head=MaskHeadConfig(pooled_size=6, channels=16, convs=1),
+        pooler=RoIAlignConfig(aligned=True, canonical_size=32.0, canonical_level=3),
+        box_head=FCBoxHeadConfig(pooled_size=4, hidden=32, rois_per_image=16, detections_per_image=20),
+        mask_head=FCNMaskHeadConfig(pooled_size=6, channels=16, convs=1),
     )
 
 
@@ -48,9 +49,14 @@ def tiny_c4(config: MaskRCNNConfig) -> MaskRCNNConfig:
         config,
         fpn=None,
         anchors=replace(config.anchors, sizes=((8.0, 16.0, 32.0),)),
-        box_head=replace(config.box_head, trunk="res5"),
+        box_head=Res5BoxHeadConfig(**numbers_of(config.box_head)),
         mask_head=replace(config.mask_head, convs=0),
     )
+
+
+def numbers_of(config: BoxHeadConfig) -> dict[str, Any]:
+    """The fields that all box heads have."""
+    return {field.name: getattr(config, field.name) for field in fields(BoxHeadConfig)}
 
 
 def with_keypoints(config: MaskRCNNConfig) -> MaskRCNNConfig:

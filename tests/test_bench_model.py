@@ -6,8 +6,8 @@ import torch
 from models import random_image, random_target, tiny_c4, tiny_config, with_keypoints
 
 from minimaskrcnn import commands
-from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.presets import PRESETS
 
 CPU = torch.device("cpu")
 CONFIGS = {

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimaskrcnn.box_head import (
-    BoxHead,
-    BoxHeadConfig,
+    FCBoxHead,
+    FCBoxHeadConfig,
     RoIs,
     box_losses,
     candidates,
@@ -24,7 +24,7 @@ from minimaskrcnn.padded import Rows, rows_to_compute
 from minimaskrcnn.rpn import Proposals
 
 CLASSES = 4
-CONFIG = BoxHeadConfig(
+CONFIG = FCBoxHeadConfig(
     pooled_size=2, hidden=8, rois_per_image=8, positive_fraction=0.25, detections_per_image=6
 )
 
@@ -347,7 +347,7 @@ def test_no_more_candidates_can_pass_than_a_gpu_makes_room_for(seed, classes, th
 @torch.no_grad()
 def test_heads_outputs():
     torch.manual_seed(0)
-    head = BoxHead(3, CLASSES, CONFIG)
+    head = FCBoxHead(3, CLASSES, CONFIG)
     pooled = torch.rand(5, 3, 2, 2)
     logits, deltas = head(pooled)
     assert logits.shape == (5, 4) and deltas.shape == (5, 4, 4)
@@ -361,7 +361,7 @@ def test_heads_outputs():
 
 
 def test_defaults_are_the_papers():
-    config = BoxHeadConfig()
+    config = FCBoxHeadConfig()
     assert (config.pooled_size, config.hidden, config.rois_per_image) == (7, 1024, 512)
     assert (config.positive_fraction, config.positive_iou) == (0.25, 0.5)
     assert (config.score_threshold, config.nms_iou, config.detections_per_image) == (0.05, 0.5, 100)
@@ -369,7 +369,7 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.unhooked
 def test_box_head_compiles_into_one_graph():
-    head = BoxHead(3, CLASSES, CONFIG)
+    head = FCBoxHead(3, CLASSES, CONFIG)
     pooled = torch.rand(5, 3, 2, 2)
     # "eager" runs the captured graph as it is: what is asked here is that there is one.
     compiled = torch.compile(head, fullgraph=True, backend="eager")

@@ -21,10 +21,9 @@ from minimaskrcnn import cli, commands, demo
 from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.engine.evaluate import METRICS
-from minimaskrcnn.engine.recipes import PRESETS, Recipe
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.presets import as_detectron2
+from minimaskrcnn.presets import PRESETS, Preset, as_detectron2
 from minimaskrcnn.weights import CategoryName, load_weights, read_safetensors, save_weights
 
 TINY = TrainConfig(
@@ -60,7 +59,7 @@ def call(*arguments: object) -> Outcome:
 def tiny():
     """A preset 'tiny', and a toybox of six scenes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", Recipe(tiny_config, TINY))
+        patch.setitem(PRESETS, "tiny", Preset(tiny_config, TINY))
         patch.setattr(commands, "DEMO_TRAIN", 4)
         patch.setattr(commands, "DEMO_VAL", 2)
         yield
@@ -365,7 +364,7 @@ def test_batch_size_rescales_the_recipe_unless_told_otherwise(place, monkeypatch
     monkeypatch.setattr(commands, "train_model", lambda *a, **k: seen.append(a[3]) or {})
     monkeypatch.setattr(commands, "finish_training", lambda *a: None)
     monkeypatch.setitem(
-        PRESETS, "tiny", Recipe(tiny_config, replace(TINY, steps=100, batch_size=16, warmup_steps=50))
+        PRESETS, "tiny", Preset(tiny_config, replace(TINY, steps=100, batch_size=16, warmup_steps=50))
     )
     common = ("train", "--data", place / "data", "--preset", "tiny", "--out", place / "o", "--device", "cpu")
     for more in ((), ("--batch-size", 4), ("--batch-size", 4, "--steps", 30, "--lr", 0.25)):
@@ -408,7 +407,7 @@ def test_training_on_the_toybox_by_name(tmp_path):
 
 def test_a_recipe_with_scenes_of_its_own_is_evaluated_on_the_usual_ones(tmp_path, monkeypatch):
     crowded = ToyboxConfig(objects=(9, 9), person_share=1.0)
-    monkeypatch.setitem(PRESETS, "tiny", Recipe(tiny_config, TINY, toybox=crowded))
+    monkeypatch.setitem(PRESETS, "tiny", Preset(tiny_config, TINY, toybox=crowded))
     arguments = ("--data", "toybox", "--preset", "tiny", "--out", tmp_path, "--device", "cpu", "--steps", 1)
     assert call("train", *arguments).code == 0
     own = json.loads((tmp_path / "toybox_tiny" / "toybox.json").read_text())

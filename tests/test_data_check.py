@@ -25,7 +25,6 @@ from minimaskrcnn.data.check_table import crosses_itself
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
 from minimaskrcnn.engine.evaluate import coco_metrics
-from minimaskrcnn.engine.recipes import PRESETS, Recipe
 
 H, W = 20, 30
 SQUARE = [2, 3, 9, 3, 9, 10, 2, 10]
@@ -333,7 +332,7 @@ def test_the_command(tmp_path):
 
 
 def test_train_says_what_it_skips_and_strict_stops(tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", Recipe(tiny_config, TINY))
+    monkeypatch.setitem(PRESETS, "tiny", Preset(tiny_config, TINY))
     root = write_scenes(tmp_path / "data", train=2, val=1)
     file = root / "annotations" / "instances_train.json"
     value = json.loads(file.read_text())
@@ -393,6 +392,7 @@ MEASURE = """
 import resource, sys, time
 from pathlib import Path
 from minimaskrcnn.data.check import check_files
+from minimaskrcnn.presets import PRESETS, Preset
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 folder = Path(sys.argv[1])
 began = time.perf_counter()

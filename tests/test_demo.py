@@ -14,8 +14,8 @@ from PIL import Image
 from minimaskrcnn import cli, commands, demo
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.engine import recipes, train
-from minimaskrcnn.engine.recipes import PRESETS, Recipe
 from minimaskrcnn.engine.settings import TrainConfig
+from minimaskrcnn.presets import PRESETS, Preset
 from minimaskrcnn.weights import read_safetensors
 
 TINY = TrainConfig(
@@ -28,8 +28,8 @@ TINY = TrainConfig(
 def tiny():
     """A tiny recipe, six scenes (five for the quick demo), a checkpoint after every second step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "maskrcnn_toy", Recipe(tiny_config, TINY))
-        patch.setattr(recipes, "QUICK_TOY", Recipe(tiny_config, replace(TINY, steps=3)))
+        patch.setitem(PRESETS, "maskrcnn_toy", Preset(tiny_config, TINY))
+        patch.setattr(recipes, "quick_toy", Preset(tiny_config, replace(TINY, steps=3)))
         patch.setattr(demo, "CHECKPOINT_EVERY", 2)
         patch.setattr(commands, "DEMO_TRAIN", 4)
         patch.setattr(commands, "QUICK_TRAIN", 3)

@@ -5,16 +5,9 @@ from dataclasses import replace
 import pytest
 from models import tiny_config
 
-from minimaskrcnn.engine.recipes import (
-    PAPER,
-    PRESETS,
-    QUICK_TOY,
-    TOY,
-    for_processes,
-    from_scratch,
-    with_batch_size,
-)
+from minimaskrcnn.engine.recipes import for_processes, from_scratch, quick_toy, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig
+from minimaskrcnn.presets import PAPER, PRESETS, TOY
 
 
 def test_sgd_scales_linearly_and_sees_as_many_pictures():
@@ -70,7 +63,7 @@ def test_the_papers_batch_is_two_pictures_a_process():
 
 
 def test_the_quick_demo_is_the_demo_on_smaller_pictures_and_for_fewer_steps():
-    quick, toy = QUICK_TOY, PRESETS["maskrcnn_toy"]
+    quick, toy = quick_toy, PRESETS["maskrcnn_toy"]
     small, usual = quick.config(9), toy.config(9)
     assert replace(small, transform=usual.transform) == usual
     # A size above training's at test time.

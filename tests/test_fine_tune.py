@@ -8,6 +8,7 @@ import torch
 from models import tiny_c4, tiny_config, tiny_model
 
 from minimaskrcnn import presets
+from minimaskrcnn.box_head import Res5BoxHeadConfig
 from minimaskrcnn.fine_tune import load_matching, starting_config
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.presets import as_detectron2
@@ -95,7 +96,7 @@ def test_the_norms_eps_goes_with_the_weights(tmp_path):
 
 
 def test_torchvisions_detectors_have_its_published_eps_and_its_resnets_their_own():
-    config = presets.maskrcnn_resnet50_fpn_config(5)
+    config = presets.maskrcnn_resnet50_fpn.config(5)
     detector = AnyWeights({"box_head.classifier.weight": torch.zeros(91, 2)}, None)
     assert starting_config(config, "maskrcnn_resnet50_fpn", detector).resnet.norm_eps == 0.0
     backbone = AnyWeights({"resnet.stem.0.weight": torch.zeros(1)}, None)
@@ -105,8 +106,8 @@ def test_torchvisions_detectors_have_its_published_eps_and_its_resnets_their_own
 @pytest.mark.parametrize("kind, dilated", [("dc5", True), ("c4", False)])
 def test_detectron2s_semantics(kind, dilated):
     network = Detectron2Network(kind, 50, 1, 64, 81, has_masks=True, has_keypoints=False)
-    for config in (presets.maskrcnn_resnet50_c5_config(5), presets.maskrcnn_resnet50_c4_config(5)):
-        if (config.box_head.trunk == "res5") == (kind == "c4"):
+    for config in (presets.maskrcnn_resnet50_c5.config(5), presets.maskrcnn_resnet50_c4.config(5)):
+        if isinstance(config.box_head, Res5BoxHeadConfig) == (kind == "c4"):
             found = starting_config(config, "any", AnyWeights({}, network))
             expected = as_detectron2(config)
             assert found == replace(expected, resnet=replace(expected.resnet, dilated_c5=dilated))

@@ -432,7 +432,7 @@ def test_registration(levels, maximum):
 
 @pytest.mark.unhooked
 def test_a_part_of_the_model_compiles_into_one_graph():
-    from minimaskrcnn.pooler import PoolerConfig, pool_rois
+    from minimaskrcnn.pooler import RoIAlignConfig
 
     maps = [seeded(2, 3, 12 >> i, 12 >> i).to(DEVICE).requires_grad_() for i in range(2)]
     a, image = off_the_grid(3, 4, 40.0).requires_grad_(), torch.tensor([0, 1, 1], device=DEVICE)
@@ -441,7 +441,7 @@ def test_a_part_of_the_model_compiles_into_one_graph():
     def head(maps: list[Tensor], a: Tensor) -> Tensor:
         # As pool_rois does, which leaves the choice to the device.
         if DEVICE.type == "cuda":
-            pooled = pool_rois(maps, (4, 8), a, image, 2, PoolerConfig())
+            pooled = RoIAlignConfig().build((4, 8))(maps, a, image, 2)
         else:
             pooled = ops.multiscale_roi_align(
                 maps, a, image, 2, [4, 8], sampling_ratio=2, aligned=False, backend="triton"

@@ -7,9 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimaskrcnn.mask_head import MaskHead, MaskHeadConfig, mask_loss, mask_probs, mask_targets
+from minimaskrcnn.mask_head import (
+    FCNMaskHead,
+    FCNMaskHeadConfig,
+    MLPMaskHead,
+    MLPMaskHeadConfig,
+    SigmoidMasks,
+    SoftmaxMasks,
+    mask_loss,
+    mask_targets,
+)
 
-CONFIG = MaskHeadConfig(pooled_size=3, channels=8, convs=2)
+CONFIG = FCNMaskHeadConfig(pooled_size=3, channels=8, convs=2)
 
 
 def random_case(seed: int, rois: int = 4, classes: int = 3, size: int = 4):
@@ -73,13 +82,15 @@ def test_garbage_of_padding_reaches_nothing():
     targets[1] = torch.nan
     positive = torch.tensor([True, False])
     loss = mask_loss(logits, labels, targets, positive)
-    assert loss.mean.item() == pytest.approx(mask_loss(logits[:1], labels[:1], targets[:1], positive[:1]).mean.item())
+    assert loss.mean.item() == pytest.approx(
+        mask_loss(logits[:1], labels[:1], targets[:1], positive[:1]).mean.item()
+    )
 
 
 def test_each_rois_own_class_is_shown():
     logits, _, _, _ = random_case(2)
     labels = torch.tensor([2, 0, 1, 1])
-    found = mask_probs(logits, labels)
+    found = SigmoidMasks().probs(logits, labels)
     for row, label in enumerate(labels.tolist()):
         assert torch.equal(found[row], logits[row, label].sigmoid())
 
@@ -87,14 +98,14 @@ def test_each_rois_own_class_is_shown():
 @pytest.mark.parametrize("convs", [0, 1, 4])
 @pytest.mark.parametrize("rois", [0, 2])
 def test_masks_are_twice_the_pooled_size(convs, rois):
-    head = MaskHead(5, 3, MaskHeadConfig(pooled_size=3, channels=8, convs=convs))
+    head = FCNMaskHead(5, 3, FCNMaskHeadConfig(pooled_size=3, channels=8, convs=convs))
     assert head(torch.rand(rois, 5, 3, 3)).shape == (rois, 3, 6, 6)
     assert len(head.convs) == convs
 
 
 @torch.no_grad()
 def test_deconvolution_puts_four_pixels_in_each_cell():
-    head = MaskHead(1, 1, MaskHeadConfig(pooled_size=2, channels=1, convs=0))
+    head = FCNMaskHead(1, 1, FCNMaskHeadConfig(pooled_size=2, channels=1, convs=0))
     head.deconv.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 1, 2, 2))
     head.predictor.weight.fill_(1)
     found = head(torch.tensor([[[[1.0, 10.0], [100.0, 0.0]]]]))
@@ -103,17 +114,17 @@ def test_deconvolution_puts_four_pixels_in_each_cell():
 
 @torch.no_grad()
 def test_logits_are_never_half():
-    head = MaskHead(5, 3, CONFIG).bfloat16()
+    head = FCNMaskHead(5, 3, CONFIG).bfloat16()
     assert head(torch.rand(2, 5, 3, 3).bfloat16()).dtype == torch.float32
 
 
 def test_defaults_are_the_papers():
-    assert MaskHeadConfig() == MaskHeadConfig(pooled_size=14, channels=256, convs=4, norm="none")
+    assert FCNMaskHeadConfig() == FCNMaskHeadConfig(pooled_size=14, channels=256, convs=4, norm="none")
 
 
 @pytest.mark.unhooked
 def test_mask_head_compiles_into_one_graph():
-    head, pooled = MaskHead(5, 3, CONFIG), torch.rand(2, 5, 3, 3)
+    head, pooled = FCNMaskHead(5, 3, CONFIG), torch.rand(2, 5, 3, 3)
     compiled = torch.compile(head, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(pooled), head(pooled))
 
@@ -121,7 +132,7 @@ def test_mask_head_compiles_into_one_graph():
 @given(st.integers(0, 10**6), st.booleans())
 def test_softmax_loss_is_the_multinomial_of_class_and_background(seed, agnostic):
     logits, labels, targets, positive = random_case(seed)
-    config = MaskHeadConfig(activation="softmax", class_agnostic=agnostic)
+    config = SoftmaxMasks(class_agnostic=agnostic)
     total, pixels = 0.0, 0
     for row in positive.nonzero()[:, 0].tolist():
         channel = 1 if agnostic else int(labels[row])
@@ -140,8 +151,8 @@ def test_softmax_by_hand():
     # Odds of 3 to 1 to 1 in favour of class 1: probability 3/5.
     logits = torch.tensor([[[[0.0]], [[math.log(3)]], [[0.0]]]], dtype=torch.float64)
     labels, target = torch.tensor([1]), torch.ones(1, 1, 1, dtype=torch.float64)
-    config = MaskHeadConfig(activation="softmax")
-    assert mask_probs(logits, labels, config).item() == pytest.approx(0.6)
+    config = SoftmaxMasks()
+    assert config.probs(logits, labels).item() == pytest.approx(0.6)
     assert mask_loss(logits, labels, target, torch.ones(1) > 0, config).mean.item() == pytest.approx(
         math.log(5 / 3)
     )
@@ -152,23 +163,23 @@ def test_softmax_by_hand():
 
 def test_an_agnostic_mask_is_the_same_for_every_class():
     logits, labels, targets, positive = random_case(3)
-    config = MaskHeadConfig(class_agnostic=True)
-    probs = mask_probs(logits[:, :1], labels, config)
+    config = SigmoidMasks(class_agnostic=True)
+    probs = config.probs(logits[:, :1], labels)
     assert torch.equal(probs, logits[:, 0].sigmoid())
     loss = mask_loss(logits[:, :1], labels, targets, positive, config)
     assert loss.mean == mask_loss(logits[:, :1], 0 * labels, targets, positive).mean
-    two = MaskHeadConfig(class_agnostic=True, activation="softmax")
-    assert torch.allclose(mask_probs(logits[:, :2], labels, two), (logits[:, 1] - logits[:, 0]).sigmoid())
+    two = SoftmaxMasks(class_agnostic=True)
+    assert torch.allclose(two.probs(logits[:, :2], labels), (logits[:, 1] - logits[:, 0]).sigmoid())
 
 
 def test_binary_targets_are_the_aligned_crop_at_least_half():
     masks = torch.zeros(1, 8, 8, dtype=torch.bool)
     masks[0, :, :3] = True
     box, index = torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0])
-    targets = mask_targets(masks, index, box, 4, MaskHeadConfig(binary_targets=True))
+    targets = mask_targets(masks, index, box, 4, FCNMaskHeadConfig(binary_targets=True))
     # Bins of two columns: all, half (of columns 2 and 3), none, none.
     assert targets[0, 0].tolist() == [1, 1, 0, 0]
-    shares = mask_targets(masks, index, box, 4, MaskHeadConfig())
+    shares = mask_targets(masks, index, box, 4, FCNMaskHeadConfig())
     assert not ((shares == 0) | (shares == 1)).all()
 
 
@@ -176,8 +187,8 @@ def test_targets_of_boxes_with_a_gradient_are_the_same_and_carry_it():
     masks = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(0)) > 0.5
     boxes = torch.tensor([[1.2, 2.3, 9.4, 8.1], [3.1, 0.2, 7.7, 11.3]], dtype=torch.float64)
     index = torch.tensor([1, 0])
-    plain = mask_targets(masks, index, boxes, 3, MaskHeadConfig())
-    moving = mask_targets(masks, index, boxes.requires_grad_(), 3, MaskHeadConfig())
+    plain = mask_targets(masks, index, boxes, 3, FCNMaskHeadConfig())
+    moving = mask_targets(masks, index, boxes.requires_grad_(), 3, FCNMaskHeadConfig())
     assert torch.allclose(plain, moving) and not plain.requires_grad
     moving.sum().backward()
     assert boxes.grad.any()
@@ -185,8 +196,9 @@ def test_targets_of_boxes_with_a_gradient_are_the_same_and_carry_it():
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_the_mlp_has_its_layers_and_makes_square_masks(layers):
-    config = MaskHeadConfig(pooled_size=3, branch="mlp", hidden=7, hidden_layers=layers)
-    head = MaskHead(5, 4, config)
+    config = MLPMaskHeadConfig(pooled_size=3, hidden=7, hidden_layers=layers)
+    head = config.build(5, 3, 4)
+    assert isinstance(head, MLPMaskHead)
     assert len(head.hidden) == layers and head(torch.rand(2, 5, 3, 3)).shape == (2, 4, 6, 6)
     # In rows: the last hidden unit's weight to class 1, row 2, column 3 is one number.
     with torch.no_grad():

@@ -15,9 +15,9 @@ import torch
 from minimaskrcnn.data.transforms import TransformConfig, preprocess
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.presets import (
-    fasterrcnn_resnet50_fpn_config,
-    keypointrcnn_resnet50_fpn_config,
-    maskrcnn_resnet50_fpn_config,
+    fasterrcnn_resnet50_fpn,
+    keypointrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
 )
 from minimaskrcnn.rpn import propose
 from minimaskrcnn.weights import from_torchvision, torchvision_coco_v1
@@ -136,9 +136,9 @@ def make_targets(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
 
 def make_ours(peer, kind: str, dtype: torch.dtype) -> MaskRCNN:
     make_config = {
-        "mask": maskrcnn_resnet50_fpn_config,
-        "faster": fasterrcnn_resnet50_fpn_config,
-        "keypoint": keypointrcnn_resnet50_fpn_config,
+        "mask": maskrcnn_resnet50_fpn.config,
+        "faster": fasterrcnn_resnet50_fpn.config,
+        "keypoint": keypointrcnn_resnet50_fpn.config,
     }[kind]
     config = torchvision_coco_v1(make_config(CLASSES))
     if kind == "keypoint":
@@ -272,7 +272,7 @@ def test_proposals_are_torchvisions_in_float64(torchvision):
 def test_the_published_keypoint_model_has_our_names_and_shapes(torchvision):
     with torch.device("meta"):
         peer = torchvision.models.detection.keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-        ours = MaskRCNN(keypointrcnn_resnet50_fpn_config())
+        ours = MaskRCNN(keypointrcnn_resnet50_fpn.config())
     renamed = {name: value.shape for name, value in from_torchvision(peer.state_dict()).items()}
     assert renamed == {name: value.shape for name, value in ours.state_dict().items()}
 

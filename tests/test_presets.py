@@ -5,27 +5,23 @@ import torch
 
 import minimaskrcnn
 from minimaskrcnn import presets
-from minimaskrcnn.engine.recipes import PRESETS
-from minimaskrcnn.weights import config_from_json, config_to_json
+from minimaskrcnn.config_json import config_from_json, config_to_json
+from minimaskrcnn.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_is_a_model_a_configuration_and_a_recipe(name):
     make = getattr(minimaskrcnn, name)
-    config = getattr(presets, f"{name}_config")
-    assert PRESETS[name].config is config and make is getattr(presets, name)
+    assert make is PRESETS[name] is getattr(presets, name) and make.config.__name__ == name
     with torch.device("meta"):
-        assert make(7).config == config(7) and config(7).num_classes == 7
-        assert make().config == config()
+        assert (
+            make(7).config == make(num_classes=7).config == make.config(7) and make.config(7).num_classes == 7
+        )
+        assert make().config == make.config()
 
 
-def test_every_preset_has_a_recipe():
-    made = {
-        name
-        for name in vars(presets)
-        if name.startswith(("maskrcnn", "fasterrcnn", "keypoint")) and "_" in name and "config" not in name
-    }
-    assert made == set(PRESETS) == {name for name in minimaskrcnn.__all__ if "rcnn_" in name}
+def test_every_preset_is_public():
+    assert set(PRESETS) == {name for name in minimaskrcnn.__all__ if "rcnn_" in name}
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -47,16 +43,16 @@ def test_published_sizes(name, parameters):
 
 
 def test_what_sets_each_apart():
-    base = presets.maskrcnn_resnet50_fpn_config()
+    base = presets.maskrcnn_resnet50_fpn.config()
     assert base == minimaskrcnn.MaskRCNNConfig() and base.num_classes == 91
-    assert presets.maskrcnn_resnet101_fpn_config().resnet.depth == 101
-    assert presets.fasterrcnn_resnet50_fpn_config().mask_head is None
-    light = presets.maskrcnn_resnet18_fpn_config().resnet
+    assert presets.maskrcnn_resnet101_fpn.config().resnet.depth == 101
+    assert presets.fasterrcnn_resnet50_fpn.config().mask_head is None
+    light = presets.maskrcnn_resnet18_fpn.config().resnet
     assert (light.depth, light.norm, light.frozen_stages) == (18, "batch", 0)
 
 
 def test_the_toy_is_small_and_starts_from_scratch():
-    config = presets.maskrcnn_toy_config()
+    config = presets.maskrcnn_toy.config()
     with torch.device("meta"):
         model = minimaskrcnn.maskrcnn_toy()
     assert sum(p.numel() for p in model.parameters()) < 3_000_000

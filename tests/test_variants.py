@@ -8,11 +8,13 @@ import torch
 from models import random_image, random_target, tiny_c4, tiny_config, with_keypoints
 
 from minimaskrcnn import mask_rcnn, presets
-from minimaskrcnn.engine.recipes import PRESETS
-from minimaskrcnn.mask_head import MaskHeadConfig
+from minimaskrcnn.box_head import Res5BoxHeadConfig
+from minimaskrcnn.mask_head import MLPMaskHeadConfig, SigmoidMasks, SoftmaxMasks
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.ops import crop
 from minimaskrcnn.padded import Rows, rows_to_compute
+from minimaskrcnn.pooler import PoolerConfig, RoIPoolConfig, RoIWarpConfig
+from minimaskrcnn.presets import PRESETS
 from minimaskrcnn.resnet import ResNetConfig
 
 SIZES = ((50, 64), (64, 41))
@@ -22,6 +24,23 @@ Change = Callable[[MaskRCNNConfig], MaskRCNNConfig]
 def of(part: str, **fields) -> Change:
     """The change of some fields of one part."""
     return lambda config: replace(config, **{part: replace(getattr(config, part), **fields)})
+
+
+def pooled_by(kind: type[PoolerConfig], **fields) -> Change:
+    """The change of the pooler, levels as they are."""
+
+    def change(config: MaskRCNNConfig) -> MaskRCNNConfig:
+        size, level = config.pooler.canonical_size, config.pooler.canonical_level
+        return replace(config, pooler=kind(canonical_size=size, canonical_level=level, **fields))
+
+    return change
+
+
+def mlp(**fields) -> Change:
+    """The change of the mask branch."""
+    return lambda config: replace(
+        config, mask_head=MLPMaskHeadConfig(pooled_size=config.mask_head.pooled_size, **fields)
+    )
 
 
 def base() -> MaskRCNNConfig:
@@ -38,20 +57,20 @@ def deep() -> MaskRCNNConfig:
 
 # The change, the network that it is made in, and the parameters that may differ in name or shape.
 CHANGES: dict[str, tuple[Change, Callable[[], MaskRCNNConfig], tuple[str, ...]]] = {
-    "roi_pool": (of("pooler", operation="roi_pool", mode="max"), base, ()),
-    "roi_warp": (of("pooler", operation="roi_warp"), base, ()),
-    "roi_warp max": (of("pooler", operation="roi_warp", mode="max"), base, ()),
+    "roi_pool": (pooled_by(RoIPoolConfig), base, ()),
+    "roi_warp": (pooled_by(RoIWarpConfig), base, ()),
+    "roi_warp max": (pooled_by(RoIWarpConfig, mode="max"), base, ()),
     "roi_align max": (of("pooler", mode="max"), base, ()),
     "half a cell": (of("pooler", aligned=False), base, ()),
     "adaptive sampling": (of("pooler", sampling_ratio=0), base, ()),
-    "softmax": (of("mask_head", activation="softmax"), base, ()),
-    "agnostic": (of("mask_head", class_agnostic=True), base, ("mask_head.predictor.",)),
+    "softmax": (of("mask_head", activation=SoftmaxMasks()), base, ()),
+    "agnostic": (of("mask_head", activation=SigmoidMasks(class_agnostic=True)), base, ("mask_head.predictor.",)),
     "agnostic softmax": (
-        of("mask_head", class_agnostic=True, activation="softmax"),
+        of("mask_head", activation=SoftmaxMasks(class_agnostic=True)),
         base,
         ("mask_head.predictor.",),
     ),
-    "mlp": (of("mask_head", branch="mlp", hidden=24), base, ("mask_head.",)),
+    "mlp": (mlp(hidden=24), base, ("mask_head.",)),
     "binary targets": (of("mask_head", binary_targets=True), base, ()),
     "exact paste": (of("mask_head", exact_paste=True), base, ()),
     "no masks": (lambda config: replace(config, mask_head=None), base, ("mask_head.",)),
@@ -80,7 +99,7 @@ CHANGES: dict[str, tuple[Change, Callable[[], MaskRCNNConfig], tuple[str, ...]]]
     "norm": (of("resnet", norm="batch"), deep, ("resnet.",)),
     "no pyramid": (tiny_c4, base, ("fpn.", "rpn.", "box_head.", "mask_head.", "keypoint_head.convs.0.")),
     "res5 strides": (
-        of("box_head", res5_stride=2, pooled_size=8),
+        of("box_head", stride=2, pooled_size=8),
         lambda: of("box_head", pooled_size=4)(tiny_c4(base())),
         (),
     ),
@@ -184,7 +203,7 @@ def run_all_rows(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "start", [base, lambda: tiny_c4(base()), lambda: of("mask_head", branch="mlp")(base())]
+    "start", [base, lambda: tiny_c4(base()), lambda: mlp()(base())]
 )
 @pytest.mark.parametrize("end_to_end", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "as on a gpu"])
@@ -228,7 +247,7 @@ def test_a_gpus_rows_do_not_enter_batch_norm(monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (of("box_head", trunk="res5"), "needs resnet.stages=3 and fpn=None"),
+        (lambda c: replace(c, box_head=Res5BoxHeadConfig()), "needs resnet.stages=3 and fpn=None"),
         (lambda c: of("resnet", stages=4)(tiny_c4(c)), "needs resnet.stages=3 and fpn=None"),
         (of("resnet", stages=4, dilated_c5=True), "dilated_c5 needs fpn=None"),
         (of("resnet", dilated_c5=True), "dilated_c5 is of the fourth stage: there are 3"),
@@ -240,7 +259,7 @@ def test_what_does_not_go_together_is_refused(change, message):
 
 
 def test_softmax_masks_compete_and_sigmoid_masks_do_not():
-    for activation, total in (("softmax", True), ("sigmoid", False)):
+    for activation, total in ((SoftmaxMasks(), True), (SigmoidMasks(), False)):
         model = make(of("mask_head", activation=activation)(tiny_config()))
         losses_of(model, targets())["loss_mask"].backward()
         moved = model.mask_head.predictor.bias.grad != 0
@@ -292,7 +311,7 @@ def light(config: MaskRCNNConfig) -> MaskRCNNConfig:
         transform=replace(config.transform, min_sizes=(96,), max_size=128),
         resnet=resnet,
         fpn=config.fpn and replace(config.fpn, channels=16),
-        box_head=replace(config.box_head, hidden=32),
+        box_head=replace(config.box_head, **({"hidden": 32} if config.fpn else {})),
         mask_head=config.mask_head and replace(config.mask_head, channels=16),
         keypoint_head=keypoints,
     )
@@ -332,8 +351,8 @@ def test_each_preset_at_full_size(name):
 def test_the_mask_branches_of_table_2e_have_the_papers_sizes():
     with torch.device("meta"):
         for layers in (2, 3):
-            config = MaskHeadConfig(branch="mlp", hidden_layers=layers)
-            head = MaskRCNN(replace(presets.maskrcnn_resnet50_fpn_config(81), mask_head=config)).mask_head
+            config = MLPMaskHeadConfig(hidden_layers=layers)
+            head = MaskRCNN(replace(presets.maskrcnn_resnet50_fpn.config(81), mask_head=config)).mask_head
             shapes = [tuple(p.shape) for name, p in head.named_parameters() if name.endswith("weight")]
             hidden = [(1024, 256 * 14 * 14), *[(1024, 1024)] * (layers - 1)]
             assert shapes == [(81 * 28 * 28, 1024), *hidden] or shapes == [*hidden, (81 * 28 * 28, 1024)]

@@ -15,14 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minimaskrcnn import presets, weights
+from minimaskrcnn.config_json import config_from_json, config_to_json
 from minimaskrcnn.data.coco_names import COCO_NAMES
-from minimaskrcnn.engine.recipes import PRESETS
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from minimaskrcnn.presets import fasterrcnn_resnet50_fpn_config, maskrcnn_resnet50_fpn_config
+from minimaskrcnn.presets import PRESETS, fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from minimaskrcnn.weights import (
     CategoryName,
-    config_from_json,
-    config_to_json,
     from_torchvision,
     load_any,
     load_model,
@@ -191,7 +189,7 @@ def test_every_name_of_torchvisions_detectors_is_one_of_ours(masks, old):
     theirs = {name: torch.tensor(float(i)) for i, name in enumerate(names)}
     found = from_torchvision(theirs)
     assert found == {ours: theirs[name] for name, ours in names.items()}
-    config = maskrcnn_resnet50_fpn_config() if masks else fasterrcnn_resnet50_fpn_config()
+    config = maskrcnn_resnet50_fpn.config() if masks else fasterrcnn_resnet50_fpn.config()
     with torch.device("meta"):
         assert set(found) == set(MaskRCNN(config).state_dict())
 
@@ -235,21 +233,21 @@ def narrow(monkeypatch) -> None:
                 full,
                 resnet=replace(full.resnet, width=8),
                 fpn=full.fpn and replace(full.fpn, channels=8),
-                box_head=replace(full.box_head, hidden=8),
+                box_head=replace(full.box_head, **({"hidden": 8} if full.fpn else {})),
                 mask_head=full.mask_head and replace(full.mask_head, channels=8),
             )
 
         return config
 
     for kind in ("maskrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_c4"):
-        name = f"{kind}_config"
-        monkeypatch.setattr(weights, name, shrink(getattr(weights, name)))
+        preset = getattr(presets, kind)
+        monkeypatch.setattr(presets, kind, preset._replace(config=shrink(preset.config)))
 
 
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("classes", [91, 4])
 def test_a_pth_file_becomes_a_model(narrow, tmp_path, masks, classes):
-    make = weights.maskrcnn_resnet50_fpn_config if masks else weights.fasterrcnn_resnet50_fpn_config
+    make = presets.maskrcnn_resnet50_fpn.config if masks else presets.fasterrcnn_resnet50_fpn.config
     source = MaskRCNN(make(classes)).state_dict()
     path = tmp_path / "theirs.pth"
     torch.save({theirs: source[ours] for theirs, ours in detector_names(masks=masks, old=False)}, path)
@@ -266,7 +264,7 @@ def test_a_pth_file_becomes_a_model(narrow, tmp_path, masks, classes):
 
 def test_a_pth_file_of_another_detector(narrow, tmp_path):
     path = tmp_path / "deeper.pth"
-    source = MaskRCNN(weights.maskrcnn_resnet50_fpn_config(4)).state_dict()
+    source = MaskRCNN(presets.maskrcnn_resnet50_fpn.config(4)).state_dict()
     theirs = {name: source[ours] for name, ours in detector_names(masks=True, old=False)}
     torch.save({**theirs, "backbone.body.layer3.22.conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"resnet\.stages\.2\.22\.conv1\.weight") as error:
@@ -338,7 +336,7 @@ def test_no_such_file(tmp_path, name):
 
 
 def test_coco_v1_changes_the_eps_only():
-    config = maskrcnn_resnet50_fpn_config()
+    config = maskrcnn_resnet50_fpn.config()
     assert torchvision_coco_v1(config) == replace(config, resnet=replace(config.resnet, norm_eps=0.0))
 
 
@@ -421,7 +419,7 @@ def test_a_zoo_file_becomes_a_model_with_detectron2s_semantics(tmp_path, preset,
 
 def test_a_zoo_file_of_a_narrow_network(narrow, tmp_path):
     path = tmp_path / "model_final.pkl"
-    source = detectron2_file(path, weights.maskrcnn_resnet50_c4_config(4))
+    source = detectron2_file(path, presets.maskrcnn_resnet50_c4.config(4))
     read = read_any(path)
     assert equal(read.state_dict, source) and read.detectron2.kind == "c4"
     # What detectron2 itself saves while it trains.

@@ -18,9 +18,9 @@ from minimaskrcnn.anchors import cell_anchors
 from minimaskrcnn.keypoint_head import KeypointHead, KeypointHeadConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.presets import (
-    fasterrcnn_resnet50_fpn_config,
-    maskrcnn_resnet50_fpn_config,
-    maskrcnn_resnet101_fpn_config,
+    fasterrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet101_fpn,
 )
 from minimaskrcnn.weights_detectron2 import (
     Detectron2Network,
@@ -202,9 +202,9 @@ def shapes(state_dict: dict[str, Tensor]) -> dict[str, torch.Size]:
 @pytest.mark.parametrize(
     ("make", "sizes"),
     [
-        (maskrcnn_resnet50_fpn_config, {}),
-        (maskrcnn_resnet101_fpn_config, {"depth": 101}),
-        (fasterrcnn_resnet50_fpn_config, {"masks": False}),
+        (maskrcnn_resnet50_fpn.config, {}),
+        (maskrcnn_resnet101_fpn.config, {"depth": 101}),
+        (fasterrcnn_resnet50_fpn.config, {"masks": False}),
     ],
 )
 def test_names_and_shapes_are_those_of_the_network(make, sizes):
@@ -216,7 +216,7 @@ def test_names_and_shapes_are_those_of_the_network(make, sizes):
 
 
 def test_a_checkpoint_loads_into_the_network():
-    config = maskrcnn_resnet50_fpn_config(4)
+    config = maskrcnn_resnet50_fpn.config(4)
     small = replace(
         config,
         resnet=replace(config.resnet, width=2),

@@ -24,9 +24,10 @@ from minimaskrcnn.commands import demo_scenes
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import CachedDataset, make_loader, training_batches
 from minimaskrcnn.engine.evaluate import Metrics, coco_metrics, format_metrics, to_results
-from minimaskrcnn.engine.recipes import PRESETS, cpu_precision
+from minimaskrcnn.engine.recipes import cpu_precision
 from minimaskrcnn.engine.train import learning_rate, make_optimizer
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
+from minimaskrcnn.presets import PRESETS
 
 
 def make_peer(config: MaskRCNNConfig, min_size: int) -> Any:

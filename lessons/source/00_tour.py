@@ -237,7 +237,6 @@ show(
 # %%
 from minimaskrcnn.box_head import detect
 from minimaskrcnn.data.transforms import resize_boxes
-from minimaskrcnn.mask_head import mask_probs
 from minimaskrcnn.ops import paste_masks
 from minimaskrcnn.rpn import Proposals
 
@@ -246,7 +245,7 @@ found = detect(logits[None], deltas[None], kept, batch.image_sizes, config.box_h
 count = int(found.valid.sum())
 boxes, labels = found.boxes[0, :count], found.labels[0, :count]
 pooled = model.pooler(features, boxes, index[:1].expand(count), config.mask_head.pooled_size)
-probs = mask_probs(model.mask_head(pooled), labels)
+probs = config.mask_head.activation.probs(model.mask_head(pooled), labels)
 boxes = resize_boxes(boxes, batch.image_sizes[0], batch.original_sizes[0])
 masks = paste_masks(probs, boxes, batch.original_sizes[0], threshold=None)[:, None]
 by_stages = {"boxes": boxes, "labels": labels, "scores": found.scores[0, :count], "masks": masks}

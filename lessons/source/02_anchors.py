@@ -22,11 +22,11 @@ setup()
 
 # %%
 from minimaskrcnn.ops import box_iou
-from minimaskrcnn.presets import maskrcnn_toy_config
+from minimaskrcnn import maskrcnn_toy
 from minimaskrcnn_lessons import show
 from minimaskrcnn_lessons.lesson02 import figures, scenes
 
-toy = maskrcnn_toy_config().anchors
+toy = maskrcnn_toy.config().anchors
 toy_anchors, scene = scenes.anchors_of(toy), scenes.picture(38)
 best = box_iou(scene.boxes, toy_anchors).amax(dim=1)
 print(f"{len(toy_anchors):,} anchors; best IoU of each object: {[round(v, 2) for v in best.tolist()]}")

@@ -1,5 +1,16 @@
 """COCO's 80 categories: ids are 1..90 with ten gaps."""
 
+from typing import NamedTuple
+
+
+class CategoryName(NamedTuple):
+    """What a label means: the data set's category id and its name."""
+
+    label: int
+    category_id: int
+    name: str
+
+
 # Ten ids a line, from 1 on; a dash stands for an id that COCO does not use.
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,

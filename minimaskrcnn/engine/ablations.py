@@ -16,13 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from minimaskrcnn.box_head import Res5BoxHeadConfig
 from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.data.transforms import AugmentConfig
-from minimaskrcnn.engine.recipes import TOY
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.keypoint_head import KeypointHeadConfig
+from minimaskrcnn.mask_head import MLPMaskHeadConfig, SigmoidMasks, SoftmaxMasks
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
-from minimaskrcnn.presets import maskrcnn_toy_config
+from minimaskrcnn.pooler import PoolerConfig, RoIPoolConfig, RoIWarpConfig
+from minimaskrcnn.presets import TOY, maskrcnn_toy
 
 Change = Callable[[MaskRCNNConfig], MaskRCNNConfig]
 Column = tuple[str, str]
@@ -97,6 +99,29 @@ def of(part: str, **fields: Any) -> Change:
     return lambda config: replace(config, **{part: replace(getattr(config, part), **fields)})
 
 
+def pooled_by(kind: type[PoolerConfig], **fields: Any) -> Change:
+    """The change of the pooler, levels as they are."""
+
+    def change(config: MaskRCNNConfig) -> MaskRCNNConfig:
+        size = config.pooler.canonical_size
+        pooler = kind(canonical_size=size, canonical_level=config.pooler.canonical_level, **fields)
+        return replace(config, pooler=pooler)
+
+    return change
+
+
+def mlp(hidden_layers: int) -> Change:
+    """The change of the mask branch to fully connected layers of 256 units."""
+
+    def change(config: MaskRCNNConfig) -> MaskRCNNConfig:
+        size = config.mask_head.pooled_size
+        return replace(
+            config, mask_head=MLPMaskHeadConfig(pooled_size=size, hidden=256, hidden_layers=hidden_layers)
+        )
+
+    return change
+
+
 def unchanged(config: MaskRCNNConfig) -> MaskRCNNConfig:
     """The row that is the network itself."""
     return config
@@ -107,7 +132,7 @@ def unchanged(config: MaskRCNNConfig) -> MaskRCNNConfig:
 
 def fpn_config(num_classes: int = 9) -> MaskRCNNConfig:
     """The toy's pyramid of strides 4 to 16 at half its width, with half as many RoIs, for pictures of 128 pixels."""
-    toy = maskrcnn_toy_config(num_classes)
+    toy = maskrcnn_toy.config(num_classes)
     return replace(
         toy,
         transform=replace(toy.transform, min_sizes=(128,), max_size=256),
@@ -128,7 +153,11 @@ def c4_config(num_classes: int = 9) -> MaskRCNNConfig:
         anchors=replace(pyramid.anchors, sizes=((20.0, 36.0, 64.0),)),
         rpn=replace(pyramid.rpn, post_nms_train=32, post_nms_test=32),
         # The usual threshold again: the toy's 0.6 is for smaller objects.
-        box_head=replace(pyramid.box_head, trunk="res5", positive_iou=0.5),
+        box_head=Res5BoxHeadConfig(
+            rois_per_image=pyramid.box_head.rois_per_image,
+            positive_fraction=pyramid.box_head.positive_fraction,
+            detections_per_image=pyramid.box_head.detections_per_image,
+        ),
         mask_head=replace(pyramid.mask_head, convs=0),
     )
 
@@ -188,7 +217,7 @@ TABLE_2B = Table(
     network=c4_config,
     scenes=SCENES_2B,
     rows=(
-        Row("softmax", of("mask_head", activation="softmax"), (24.8, 44.1, 25.1)),
+        Row("softmax", of("mask_head", activation=SoftmaxMasks()), (24.8, 44.1, 25.1)),
         Row("sigmoid", unchanged, (30.3, 51.2, 31.5)),
     ),
     note="Half of the objects that are placed to overlap another one are of its class.",
@@ -199,9 +228,9 @@ TABLE_2C = Table(
     paper_network="ResNet-50-C4",
     network=c4_config,
     rows=(
-        Row("RoIPool, max", of("pooler", operation="roi_pool", mode="max"), (26.9, 48.8, 26.4)),
-        Row("RoIWarp, max", of("pooler", operation="roi_warp", mode="max"), (27.2, 49.2, 27.1)),
-        Row("RoIWarp, average", of("pooler", operation="roi_warp"), (27.1, 48.9, 27.1)),
+        Row("RoIPool, max", pooled_by(RoIPoolConfig), (26.9, 48.8, 26.4)),
+        Row("RoIWarp, max", pooled_by(RoIWarpConfig, mode="max"), (27.2, 49.2, 27.1)),
+        Row("RoIWarp, average", pooled_by(RoIWarpConfig), (27.1, 48.9, 27.1)),
         Row("RoIAlign, max", of("pooler", mode="max"), (30.2, 51.0, 31.8)),
         Row("RoIAlign, average", unchanged, (30.3, 51.2, 31.5)),
     ),
@@ -214,7 +243,7 @@ TABLE_2D = Table(
     scenes=SCENES_C5,
     columns=MASK + BOX,
     rows=(
-        Row("RoIPool", of("pooler", operation="roi_pool", mode="max"), (23.6, 46.5, 21.6, 28.2, 52.7, 26.9)),
+        Row("RoIPool", pooled_by(RoIPoolConfig), (23.6, 46.5, 21.6, 28.2, 52.7, 26.9)),
         Row("RoIAlign", unchanged, (30.9, 51.8, 32.1, 34.0, 55.3, 36.4)),
     ),
 )
@@ -224,8 +253,8 @@ TABLE_2E = Table(
     paper_network="ResNet-50-FPN",
     network=fpn_config,
     rows=(
-        Row("MLP", of("mask_head", branch="mlp", hidden=256), (31.5, 53.7, 32.8)),
-        Row("deeper MLP", of("mask_head", branch="mlp", hidden=256, hidden_layers=3), (31.5, 54.0, 32.6)),
+        Row("MLP", mlp(2), (31.5, 53.7, 32.8)),
+        Row("deeper MLP", mlp(3), (31.5, 54.0, 32.6)),
         Row("FCN", unchanged, (33.6, 55.2, 35.3)),
     ),
     note="The hidden layers have 256 units, a quarter of the paper's.",
@@ -236,7 +265,7 @@ AGNOSTIC = Table(
     paper_network="ResNet-50-C4",
     network=c4_config,
     rows=(
-        Row("class-agnostic", of("mask_head", class_agnostic=True), (29.7, None, None)),
+        Row("class-agnostic", of("mask_head", activation=SigmoidMasks(class_agnostic=True)), (29.7, None, None)),
         Row("class-specific", unchanged, (30.3, 51.2, 31.5)),
     ),
 )
@@ -268,7 +297,7 @@ TABLE_6 = Table(
     columns=KEYPOINT,
     people=True,
     rows=(
-        Row("RoIPool", of("pooler", operation="roi_pool", mode="max"), (59.8, 86.2, 66.7)),
+        Row("RoIPool", pooled_by(RoIPoolConfig), (59.8, 86.2, 66.7)),
         Row("RoIAlign", unchanged, (64.2, 86.6, 69.7)),
     ),
 )

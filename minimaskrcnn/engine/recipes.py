@@ -1,93 +1,23 @@
-"""Recipes: each preset's name, its network, and how it is trained.
-
-`PRESETS[name]` is all that the command line knows of networks; variants are made in Python with
-`dataclasses.replace`.
+"""Recipes: what becomes of a preset's training with other batches and numbers of processes, and of a configuration
+without pre-trained weights.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
-from minimaskrcnn import presets
-from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.data.transforms import AugmentConfig
-from minimaskrcnn.engine.train import TrainConfig
+from minimaskrcnn.engine.settings import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
+from minimaskrcnn.presets import TOY, Preset, maskrcnn_toy, preset
 
 
-class Recipe(NamedTuple):
-    """A network's configuration for a number of classes (with background), and its training."""
-
-    config: Callable[[int], MaskRCNNConfig]
-    training: TrainConfig
-    processes: int = 1
-    """Those that `training`'s batch is for: 8 GPUs in the paper."""
-    toybox: ToyboxConfig = ToyboxConfig()
-    """The scenes it trains on where the data are the toybox; the held-out ones are of the frozen distribution."""
-
-
-PAPER, PAPER_GPUS = TrainConfig(), 8
-TOY = TrainConfig(
-    steps=1300,
-    batch_size=8,
-    optimizer="muon",
-    lr=5e-3,
-    weight_decay=0.05,
-    schedule="cosine",
-    warmup_steps=50,
-    clip_norm=5.0,
-    # 192 at test time: smaller pictures train faster, and AP is highest a size above training's.
-    augment=AugmentConfig(min_sizes=(176,)),
-    eval_every=0,
-)
-# The toy's rate, and the steps of detectron2's 1x schedule at half its batch; not yet run to its end.
-SMALL = replace(TOY, steps=90_000, warmup_steps=500, augment=AugmentConfig(), eval_every=5000)
-
-# 1 picture a GPU and the same iterations (section 3.1).
-RESNEXT = replace(PAPER, batch_size=8, lr=0.01)
-# 90k iterations, the rate divided at 60k and 80k, shorter sides of 640 to 800 (section 5).
-KEYPOINTS = replace(
-    PAPER,
-    steps=90_000,
-    milestones=(2 / 3, 8 / 9),
-    augment=AugmentConfig(min_sizes=presets.keypointrcnn_resnet50_fpn_config().transform.min_sizes),
-)
-# The size of the pictures at test time, for joints of a few pixels.
-TOY_KEYPOINTS = replace(TOY, steps=2500, augment=AugmentConfig())
-# Half of the toybox's scenes have nobody, and most others one person.
-PEOPLE = ToyboxConfig(objects=(3, 8), person_share=0.75, empty_share=0.0, band_shares=(0.06, 0.54, 0.40))
-
-PRESETS = {
-    "maskrcnn_resnet50_fpn": Recipe(presets.maskrcnn_resnet50_fpn_config, PAPER, PAPER_GPUS),
-    "maskrcnn_resnet101_fpn": Recipe(presets.maskrcnn_resnet101_fpn_config, PAPER, PAPER_GPUS),
-    "maskrcnn_resnext101_fpn": Recipe(presets.maskrcnn_resnext101_fpn_config, RESNEXT, PAPER_GPUS),
-    "maskrcnn_resnet50_c4": Recipe(presets.maskrcnn_resnet50_c4_config, PAPER, PAPER_GPUS),
-    "maskrcnn_resnet101_c4": Recipe(presets.maskrcnn_resnet101_c4_config, PAPER, PAPER_GPUS),
-    "maskrcnn_resnet50_c5": Recipe(presets.maskrcnn_resnet50_c5_config, PAPER, PAPER_GPUS),
-    "keypointrcnn_resnet50_fpn": Recipe(presets.keypointrcnn_resnet50_fpn_config, KEYPOINTS, PAPER_GPUS),
-    "keypoint_maskrcnn_resnet50_fpn": Recipe(
-        presets.keypoint_maskrcnn_resnet50_fpn_config, KEYPOINTS, PAPER_GPUS
-    ),
-    "keypointrcnn_toy": Recipe(presets.keypointrcnn_toy_config, TOY_KEYPOINTS, toybox=PEOPLE),
-    "maskrcnn_resnet18_fpn": Recipe(presets.maskrcnn_resnet18_fpn_config, PAPER, PAPER_GPUS),
-    "fasterrcnn_resnet50_fpn": Recipe(presets.fasterrcnn_resnet50_fpn_config, PAPER, PAPER_GPUS),
-    "maskrcnn_small": Recipe(presets.maskrcnn_small_config, SMALL),
-    "maskrcnn_toy": Recipe(presets.maskrcnn_toy_config, TOY),
-}
-
-
-def _quick_toy_config(num_classes: int) -> MaskRCNNConfig:
-    """The toy's network, whose pictures at test time are a size above the quick training's."""
-    toy = presets.maskrcnn_toy_config(num_classes)
+@preset(replace(TOY, steps=360, warmup_steps=30, augment=AugmentConfig(min_sizes=(128,))))
+def quick_toy(num_classes: int = 9) -> MaskRCNNConfig:
+    """`make demo QUICK=1`: less than a quarter of the work; pictures at test time are a size above training's."""
+    toy = maskrcnn_toy.config(num_classes)
     return replace(toy, transform=replace(toy.transform, min_sizes=(160,)))
-
-
-QUICK_TOY = Recipe(
-    _quick_toy_config, replace(TOY, steps=360, warmup_steps=30, augment=AugmentConfig(min_sizes=(128,)))
-)
-"""`make demo QUICK=1`: less than a quarter of the toy's work."""
 
 
 def cpu_precision() -> Literal["float32", "bfloat16"]:
@@ -102,10 +32,10 @@ def from_scratch(config: MaskRCNNConfig) -> MaskRCNNConfig:
     return replace(config, resnet=replace(config.resnet, norm=norm, frozen_stages=0))
 
 
-def for_processes(recipe: Recipe, processes: int) -> TrainConfig:
-    """A recipe's training with as many pictures for each of `processes` as it has for its own."""
-    each = recipe.training.batch_size // recipe.processes
-    return with_batch_size(recipe.training, each * processes)
+def for_processes(preset: Preset, processes: int) -> TrainConfig:
+    """A preset's training with as many pictures for each of `processes` as it has for its own."""
+    each = preset.training.batch_size // preset.processes
+    return with_batch_size(preset.training, each * processes)
 
 
 def with_batch_size(config: TrainConfig, batch_size: int) -> TrainConfig:

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.data.coco_names import CategoryName
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.muon import Muon
 from minimaskrcnn.options import CheckedOptions
-from minimaskrcnn.weights import CategoryName
 
 
 @dataclass(frozen=True, kw_only=True)

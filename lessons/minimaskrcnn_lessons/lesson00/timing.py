@@ -11,7 +11,6 @@ from torch import Tensor
 
 from minimaskrcnn.box_head import detect
 from minimaskrcnn.data.transforms import preprocess
-from minimaskrcnn.mask_head import mask_probs
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.padded import rows_to_compute
 from minimaskrcnn.rpn import Proposals
@@ -55,5 +54,5 @@ def _run(model: MaskRCNN, image: Tensor, seconds: dict[str, float]) -> None:
     given = (rows.of(detected.boxes), rows.image, config.mask_head.pooled_size)
     pooled = timed("RoIAlign, twice", model.pooler, features, *given)
     mask_logits = timed("mask head", model.mask_head, pooled)
-    probs = mask_probs(mask_logits, rows.of(detected.labels))
+    probs = config.mask_head.activation.probs(mask_logits, rows.of(detected.labels))
     timed("pasting", model.to_pictures, replace(detected, mask_probs=rows.to_table(probs)), batch, paste=True)
