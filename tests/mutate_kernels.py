@@ -94,7 +94,7 @@ MUTATIONS = [
     Mutation("roi_pool.py", "total += tl.where(won", "total = tl.where(won"),
     # NMS
     Mutation("nms.py", "boxes_ptr + row * 4 + 1)", "boxes_ptr + row * 4)"),
-    Mutation("nms.py", "image.to(tl.int64) * N, tl.cdiv(N, TILE)", "image.to(tl.int64) * TILE, tl.cdiv(N, TILE)"),
+    Mutation("nms.py", "base = image.to(tl.int64) * N", "base = image.to(tl.int64) * TILE"),
     Mutation("nms.py", "if last_group < tl.load", "if last_group <= tl.load"),
     Mutation("nms.py", "tl.minimum(i, N - 1)", "i"),
     Mutation("nms.py", "bits |= hit", "bits = hit"),

@@ -4,9 +4,8 @@ The matrix has a row ("bag") per output and a few entries in it, each a weight a
 derivative for the table is the product with the transposed matrix; the derivative for the weights is one dot
 product per entry; the derivatives of these are products of the same two kinds.  torch's own embedding bag has no
 second derivative.  Here every order runs in a fixed sequence, so it is bit-reproducible on the CPU and on a GPU,
-without atomics, in memory of the size of its operands.
-
-Both products are custom ops: a compiled graph holds one call of each, and can differentiate it.
+without atomics, in memory of the size of its operands.  Both products are custom ops: a compiled graph holds one call
+of each, and can differentiate it.
 
 Axis letters: T rows of the table; C its columns; K bags; E entries.
 

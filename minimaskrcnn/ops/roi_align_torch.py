@@ -20,14 +20,11 @@ Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minimaskrcnn.ops.embedding_bag import weighted_bags
-from minimaskrcnn.ops.maximum_pooling import largest_in_rectangles
 from minimaskrcnn.ops.rois import BoxesInCells, PoolingRequest, as_output, cell_table, locate
 from minimaskrcnn.ops.whole_cells import grown_to_whole_cells
-
-# The cell and weight of each entry, bin after bin, and where the entries of each bin begin.
-Entries = tuple[Int64[Tensor, "E"], Float[Tensor, "E"], Int64[Tensor, "K_and_1"]]
 
 
 def roi_align_by_torch(request: PoolingRequest) -> Float[Tensor, "R C PH PW"]:
@@ -41,11 +38,16 @@ def roi_align_by_torch(request: PoolingRequest) -> Float[Tensor, "R C PH PW"]:
     if request.mode == "avg":
         return as_output(weighted_bags(table, weight, cell, offsets), rois, request)
     samples = weighted_bags(table, weight, cell, torch.arange(len(cell) // 4 + 1, device=cell.device) * 4)
-    return as_output(_largest(samples, offsets // 4, request.sampling_ratio), rois, request)
+    if request.sampling_ratio > 0 or not len(samples):
+        return as_output(_largest(samples, len(offsets) - 1), rois, request)
+    # The bins of one box have as many samples each.
+    bins = request.output_size[0] * request.output_size[1]
+    pieces = samples.split((offsets[::bins].diff() // 4).tolist())
+    return as_output(torch.cat([_largest(piece, bins) for piece in pieces]), rois, request)
 
 
-def _fixed(rois: BoxesInCells, request: PoolingRequest) -> Entries:
-    """(2 n)² entries for each bin, four a sample: all sizes are known beforehand."""
+def _fixed(rois: BoxesInCells, request: PoolingRequest) -> tuple[Tensor, Tensor, Tensor]:
+    """The cell [E] and weight [E] of each entry, (2 n)² a bin and four a sample, and where the bins begin [K + 1]."""
     x1, y1, x2, y2 = rois.boxes.unbind(1)
     height, width = request.output_size
     n = request.sampling_ratio
@@ -59,8 +61,8 @@ def _fixed(rois: BoxesInCells, request: PoolingRequest) -> Entries:
     return cell.flatten(), weight.flatten() / (n**2 if request.mode == "avg" else 1), offsets
 
 
-def _adaptive(rois: BoxesInCells, request: PoolingRequest) -> Entries:
-    """(ny + 2)(nx + 2) entries for each bin of a box that takes ny · nx samples, or four for each of the samples.
+def _adaptive(rois: BoxesInCells, request: PoolingRequest) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where a bin takes ny · nx samples: (ny + 2)(nx + 2) entries a bin, or four a sample for the largest.
 
     Host syncs: these sizes are data.
     """
@@ -89,15 +91,13 @@ def _adaptive(rois: BoxesInCells, request: PoolingRequest) -> Entries:
     return cell.flatten(), weight.flatten(), offsets * (y.shape[-1] * x.shape[-1])
 
 
-def _largest(samples: Float[Tensor, "N C"], offsets: Int64[Tensor, "K_and_1"], n: int) -> Float[Tensor, "K C"]:
-    """The largest of each bin's samples, 0 of none; its gradient goes to the first of equal ones."""
-    if n > 0:
-        runs = samples.view(len(offsets) - 1, n**2, samples.shape[1])
-        # amax splits its gradient among equal numbers, max does not; else amax, which took a quarter of the time.
-        return runs.max(1).values if runs.requires_grad else runs.amax(1)
-    one = torch.ones_like(offsets[1:])
-    with_element = torch.is_grad_enabled() and samples.requires_grad
-    return largest_in_rectangles(samples, offsets[:-1], one, offsets.diff(), one, with_element)[0]
+def _largest(samples: Float[Tensor, "N C"], bins: int) -> Float[Tensor, "bins C"]:
+    """The largest of each run of N / bins samples, 0 of none; its gradient goes to the first of equal ones."""
+    if not len(samples):
+        return pad(samples, (0, 0, 0, bins))
+    runs = samples.view(bins, len(samples) // bins, samples.shape[1])
+    # amax splits its gradient among equal numbers, max does not; else amax, which took a quarter of the time.
+    return runs.max(1).values if runs.requires_grad else runs.amax(1)
 
 
 def samples_per_bin(
