@@ -15,10 +15,8 @@ import os
 import platform
 import signal
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -181,25 +179,23 @@ def run_jobs(left: list[Job], processes: int) -> None:
 
 
 def _run_in_processes(left: list[Job], processes: int) -> None:
-    waiting = iter(left)
-    running: dict[Future[None], Job] = {}
-    done = 0
-    context = multiprocessing.get_context("spawn")
+    """A thread for each job that runs, which waits for the job's process.
+
+    A pool of processes would not say which of its jobs was killed, and may miss that its newest process was.
+    """
     threads = max(1, cores() // processes)
-    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(processes) as pool:
+        futures = {pool.submit(_run_child, job, threads): job for job in left}
         try:
-            while done < len(left):
-                # One for each process: the pool would start a second one after the first was told to leave.
-                for job in islice(waiting, processes - len(running)):
-                    running[pool.submit(_run_logged, job)] = job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    _check(future, running)
-                    done += 1
-                    _say(running.pop(future), done, len(left))
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                _say(futures[future], number, len(left))
         finally:
-            if running:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(future.running() for future in futures):
                 for process in multiprocessing.active_children():
                     process.terminate()
+                time.sleep(0.5)  # one that was about to start is ended the next time
 
 
 def cores() -> int:
@@ -207,35 +203,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin(threads: int) -> None:
-    """What a process does before its first job."""
+def _run_child(job: Job, threads: int) -> None:
+    """Run the job in a process of its own; ChildProcessError, with the last line of its log, where it fails."""
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(job, threads), daemon=True)
+    process.start()
+    process.join()
+    if not job.finished:
+        log = job.folder / "log.txt"
+        lines = log.read_text(encoding="utf-8").strip().splitlines() if log.is_file() else []
+        last = lines[-1] if lines else "no output"
+        raise ChildProcessError(
+            f"{job.folder.name} ended with exit code {process.exitcode}: {last} (see {log})"
+        )
+
+
+def _child(job: Job, threads: int) -> None:
     # The terminal sends Ctrl-C to all of its processes; the parent's answer is to end this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     torch.set_num_threads(threads)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End the job as an error does, so that Python gives its semaphores back."""
-    raise SystemExit(128 + number)
-
-
-def _run_logged(job: Job) -> None:
     with (job.folder / "log.txt").open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         run_job(job)
 
 
-def _check(future: Future[None], running: dict[Future[None], Job]) -> None:
-    """ChildProcessError where the job failed, or where a process was killed, which ends all that are running."""
-    error = future.exception()
-    if isinstance(error, BrokenProcessPool):
-        names = " or ".join(job.folder.name for job in running.values())
-        raise ChildProcessError(f"the process of {names} was killed")
-    if error is not None:
-        job = running[future]
-        raise ChildProcessError(f"{job.folder.name}: {error} (see {job.folder / 'log.txt'})") from error
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End as a process that has finished does, so that Python gives its semaphores back."""
+    raise SystemExit(128 + number)
 
 
 def _say(job: Job, number: int, total: int) -> None:
