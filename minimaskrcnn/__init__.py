@@ -2,11 +2,13 @@
 
     import minimaskrcnn
     model = minimaskrcnn.maskrcnn_resnet50_fpn(num_classes=91)
+    found = minimaskrcnn.load("runs/coco/last.safetensors").find("street.jpg")
 
 `minimaskrcnn.ops` has the operations on their own; README lists the files in reading order.
 """
 
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.predictor import load
 from minimaskrcnn.presets import (
     fasterrcnn_resnet50_fpn,
     keypoint_maskrcnn_resnet50_fpn,
@@ -31,6 +33,7 @@ __all__ = [
     "keypoint_maskrcnn_resnet50_fpn",
     "keypointrcnn_resnet50_fpn",
     "keypointrcnn_toy",
+    "load",
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet50_c4",
     "maskrcnn_resnet50_c5",

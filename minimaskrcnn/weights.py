@@ -28,10 +28,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minimaskrcnn import presets
 from minimaskrcnn.config_json import config_from_json, config_to_json
 from minimaskrcnn.data.coco_names import COCO_NAMES, CategoryName
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from minimaskrcnn.presets import (
+    as_detectron2,
+    fasterrcnn_resnet50_fpn,
+    keypointrcnn_resnet50_fpn,
+    maskrcnn_resnet50_c4,
+    maskrcnn_resnet50_c5,
+    maskrcnn_resnet50_fpn,
+)
 from minimaskrcnn.weights_detectron2 import (
     Detectron2Network,
     describe_detectron2,
@@ -266,8 +273,8 @@ def load_any(path: Path, parts: tuple[type, ...] = ()) -> tuple[MaskRCNN, list[C
 
 def _torchvision_config(parts: set[str], classes: int) -> MaskRCNNConfig:
     if "keypoint_head" in parts:
-        return presets.keypointrcnn_resnet50_fpn.config(classes)
-    preset = presets.maskrcnn_resnet50_fpn if "mask_head" in parts else presets.fasterrcnn_resnet50_fpn
+        return keypointrcnn_resnet50_fpn.config(classes)
+    preset = maskrcnn_resnet50_fpn if "mask_head" in parts else fasterrcnn_resnet50_fpn
     return preset.config(classes)
 
 
@@ -281,11 +288,11 @@ def _contiguous_names(classes: int) -> list[CategoryName]:
 
 def detectron2_config(network: Detectron2Network) -> MaskRCNNConfig:
     """The configuration of a network of detectron2's model zoo, with its semantics."""
-    preset = presets.maskrcnn_resnet50_fpn
+    preset = maskrcnn_resnet50_fpn
     if network.kind == "c4":
-        preset = presets.maskrcnn_resnet50_c4
+        preset = maskrcnn_resnet50_c4
     elif network.kind == "dc5":
-        preset = presets.maskrcnn_resnet50_c5
+        preset = maskrcnn_resnet50_c5
     config = preset.config(network.num_classes)
     resnet = dataclasses.replace(
         config.resnet,
@@ -294,8 +301,8 @@ def detectron2_config(network: Detectron2Network) -> MaskRCNNConfig:
         group_width=network.width_per_group,
         dilated_c5=network.kind == "dc5",
     )
-    people = presets.keypointrcnn_resnet50_fpn.config(network.num_classes)
+    people = keypointrcnn_resnet50_fpn.config(network.num_classes)
     if network.has_keypoints:
         config = dataclasses.replace(config, transform=people.transform, keypoint_head=people.keypoint_head)
     masks = config.mask_head if network.has_masks else None
-    return presets.as_detectron2(dataclasses.replace(config, resnet=resnet, mask_head=masks))
+    return as_detectron2(dataclasses.replace(config, resnet=resnet, mask_head=masks))

@@ -25,6 +25,7 @@ from minimaskrcnn.data.check_table import crosses_itself
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
 from minimaskrcnn.engine.evaluate import coco_metrics
+from minimaskrcnn.presets import PRESETS, Preset
 
 H, W = 20, 30
 SQUARE = [2, 3, 9, 3, 9, 10, 2, 10]
@@ -392,7 +393,6 @@ MEASURE = """
 import resource, sys, time
 from pathlib import Path
 from minimaskrcnn.data.check import check_files
-from minimaskrcnn.presets import PRESETS, Preset
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 folder = Path(sys.argv[1])
 began = time.perf_counter()

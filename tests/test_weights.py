@@ -240,14 +240,14 @@ def narrow(monkeypatch) -> None:
         return config
 
     for kind in ("maskrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_c4"):
-        preset = getattr(presets, kind)
-        monkeypatch.setattr(presets, kind, preset._replace(config=shrink(preset.config)))
+        preset = getattr(weights, kind)
+        monkeypatch.setattr(weights, kind, preset._replace(config=shrink(preset.config)))
 
 
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("classes", [91, 4])
 def test_a_pth_file_becomes_a_model(narrow, tmp_path, masks, classes):
-    make = presets.maskrcnn_resnet50_fpn.config if masks else presets.fasterrcnn_resnet50_fpn.config
+    make = weights.maskrcnn_resnet50_fpn.config if masks else weights.fasterrcnn_resnet50_fpn.config
     source = MaskRCNN(make(classes)).state_dict()
     path = tmp_path / "theirs.pth"
     torch.save({theirs: source[ours] for theirs, ours in detector_names(masks=masks, old=False)}, path)
@@ -264,7 +264,7 @@ def test_a_pth_file_becomes_a_model(narrow, tmp_path, masks, classes):
 
 def test_a_pth_file_of_another_detector(narrow, tmp_path):
     path = tmp_path / "deeper.pth"
-    source = MaskRCNN(presets.maskrcnn_resnet50_fpn.config(4)).state_dict()
+    source = MaskRCNN(weights.maskrcnn_resnet50_fpn.config(4)).state_dict()
     theirs = {name: source[ours] for name, ours in detector_names(masks=True, old=False)}
     torch.save({**theirs, "backbone.body.layer3.22.conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"resnet\.stages\.2\.22\.conv1\.weight") as error:
@@ -419,7 +419,7 @@ def test_a_zoo_file_becomes_a_model_with_detectron2s_semantics(tmp_path, preset,
 
 def test_a_zoo_file_of_a_narrow_network(narrow, tmp_path):
     path = tmp_path / "model_final.pkl"
-    source = detectron2_file(path, presets.maskrcnn_resnet50_c4.config(4))
+    source = detectron2_file(path, weights.maskrcnn_resnet50_c4.config(4))
     read = read_any(path)
     assert equal(read.state_dict, source) and read.detectron2.kind == "c4"
     # What detectron2 itself saves while it trains.
