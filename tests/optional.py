@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from importlib.metadata import version
 from types import ModuleType
 
 import pytest
@@ -31,3 +32,18 @@ def need(package: str, *modules: str) -> ModuleType:
         _failed[package] = f"{package} does not import: {str(error).splitlines()[0]}"
         pytest.skip(_failed[package], allow_module_level=True)
     return found
+
+
+def need_kernels() -> None:
+    """Skip the file where Triton's kernels cannot run: on a GPU, or under the interpreter."""
+    need("triton")
+    if os.environ.get("TRITON_INTERPRET") == "1" and _release("triton") < (3, 7) and _release("numpy") >= (2, 4):
+        pytest.skip(
+            f"the interpreter of triton {version('triton')} cannot run loops with numpy {version('numpy')}: "
+            "it needs numpy<2.4, or triton>=3.7",
+            allow_module_level=True,
+        )
+
+
+def _release(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version(package).split(".")[:2])

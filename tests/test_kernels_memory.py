@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from optional import need
+from optional import need_kernels
 
-need("triton")
+need_kernels()
 
 # A process of its own: a read beyond the end is a segmentation fault.
 PREPARE = """

@@ -9,7 +9,7 @@ import torch
 from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optional import need
+from optional import need_kernels
 from parity import torchvision
 from strategies import padded_candidates
 from test_ops_nms import of_torchvision, ranked
@@ -17,7 +17,7 @@ from test_ops_nms import of_torchvision, ranked
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
 
-need("triton")
+need_kernels()
 
 from minimaskrcnn_kernels import aot
 from minimaskrcnn_kernels.nms import MAX_ROWS, TILE, nms_keep

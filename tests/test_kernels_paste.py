@@ -9,7 +9,7 @@ import torch
 from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optional import need
+from optional import need_kernels
 from parity import assert_close, torchvision
 from strategies import boxes
 from test_ops_paste import decoded, image_sizes, probs
@@ -18,7 +18,7 @@ from torch import Tensor
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
 
-need("triton")
+need_kernels()
 
 # The interpreter's NumPy warns of the overflows of boxes that no picture has.
 pytestmark = [

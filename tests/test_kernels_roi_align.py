@@ -8,7 +8,7 @@ import torch
 from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optional import need
+from optional import need_kernels
 from parity import assert_close, torchvision
 from strategies import boxes, feature_maps, integers
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
 
-need("triton")
+need_kernels()
 
 # A program of the interpreter takes some milliseconds.
 few = settings(max_examples=15)

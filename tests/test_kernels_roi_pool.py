@@ -7,7 +7,7 @@ import torch
 from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optional import need
+from optional import need_kernels
 from parity import assert_close, torchvision
 from strategies import boxes, feature_maps, integers
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
 
-need("triton")
+need_kernels()
 
 few = settings(max_examples=30)
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))

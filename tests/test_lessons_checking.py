@@ -136,6 +136,7 @@ def test_a_slow_right_answer_says_on_how_many_inputs_it_was_compared(monkeypatch
     result = judge(HALF, slow)
     assert not result and result.status == "too slow"
     assert re.search(r"on [1-5] inputs only in 0.5 seconds", result.message)
+    monkeypatch.undo()
     assert judge(HALF, HALF.right).message == "Equal to the definition on all 60 inputs drawn."
 
 

@@ -140,4 +140,6 @@ def test_parity_with_torchvision(a, b, fmt):
     )
     assert torch.equal(ops.remove_small_boxes(a, 0.25), peer.remove_small_boxes(a, 0.25))
     masks = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(len(a))) > 0.9
+    # torchvision 0.24 raises for a mask without a pixel.
+    masks = masks[masks.flatten(1).any(dim=1)]
     torch.testing.assert_close(ops.masks_to_boxes(masks), peer.masks_to_boxes(masks), **same)

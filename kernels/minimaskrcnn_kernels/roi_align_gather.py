@@ -35,8 +35,8 @@ from minimaskrcnn_kernels.rois import (
 
 # Boxes that a program looks at at once: four a lane.
 BLOCK_R = 128
-# Cells of a program.  With 4 channels a lane the sums take 32 registers.  The maximum spilled with 8 cells on sm_80 and
-# gfx942, with 4 on sm_90 (8 bytes, triton 3.8.0).
+# Cells of a program.  With 4 channels a lane the sums take 32 registers.  The maximum spilled with 8 cells on sm_80
+# and gfx942, with 4 on sm_90 (8 bytes, triton 3.8.0).
 BLOCK_X = 8
 BLOCK_X_MAX = 2
 

@@ -40,6 +40,12 @@ def setup() -> None:
         print("Triton is not installed (it exists for Linux): cells that need it say so and are passed over")
     elif os.environ.setdefault("TRITON_INTERPRET", "1") == "1":
         print(f"Triton {_version('triton')}: its interpreter runs the kernels on the CPU")
+        if _release("triton") < (3, 7) and _release("numpy") >= (2, 4):
+            print("Before 3.7 that interpreter cannot run loops with NumPy 2.4: python -m pip install 'numpy<2.4'")
+
+
+def _release(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version(package).split(".")[:2])
 
 
 def _version(package: str) -> str | None:
