@@ -221,6 +221,9 @@ def detect(
     return Detections(gather_rows(boxes, keep), gather_rows(scores, keep), gather_rows(label, keep), valid)
 
 
+LogitsAndDeltas = tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]
+
+
 class BoxHead(nn.Module):
     """From pooled features to class logits and deltas for each class; the base of the heads, and of your own.
 
@@ -242,17 +245,13 @@ class BoxHead(nn.Module):
         """What logits and deltas are linear functions of, from `shared`'s output."""
         raise NotImplementedError
 
-    def predict(
-        self, shared: Float[Tensor, "R C _ _"]
-    ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
+    def predict(self, shared: Float[Tensor, "R C _ _"]) -> LogitsAndDeltas:
         """Logits and deltas from `shared`'s output."""
         hidden = self.hidden(shared)
         logits = full_precision(self.classifier(hidden))
         return logits, full_precision(self.deltas(hidden)).unflatten(1, (-1, 4))
 
-    def forward(
-        self, pooled: Float[Tensor, "R C PH PW"]
-    ) -> tuple[Float[Tensor, "R N"], Float[Tensor, "R N 4"]]:
+    def forward(self, pooled: Float[Tensor, "R C PH PW"]) -> LogitsAndDeltas:
         return self.predict(self.shared(pooled))
 
 

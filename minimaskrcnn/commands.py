@@ -20,11 +20,11 @@ from minimaskrcnn.distributed import need_shared, processes, rank, world_size
 from minimaskrcnn.draw import draw_detections, plot_history
 from minimaskrcnn.engine import ablation_run, results
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results, write_json
-from minimaskrcnn.engine.recipes import for_processes, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import Preset, for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.fine_tune import load_matching, starting_config
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.presets import PRESETS, Preset
+from minimaskrcnn.presets import PRESETS
 from minimaskrcnn.views import ViewsConfig, detect_in_views
 from minimaskrcnn.weights import CategoryName, load_any, read_any
 

@@ -79,21 +79,24 @@ def _build(value: Any, kinds: dict[str, type]) -> Any:
 
 # ---- version 0.1.0
 
-# Parts without variants.
-_PLAIN = {
+# Of each part its class, or the field that says which of two or three; its other fields mean what they say.
+_CLASSES = {
     "transform": "TransformConfig",
     "resnet": "ResNetConfig",
     "fpn": "FPNConfig",
     "anchors": "AnchorConfig",
     "rpn": "RPNConfig",
     "keypoint_head": "KeypointHeadConfig",
+    "pooler": {"roi_align": "RoIAlignConfig", "roi_pool": "RoIPoolConfig", "roi_warp": "RoIWarpConfig"},
+    "box_head": {"fc": "FCBoxHeadConfig", "res5": "Res5BoxHeadConfig"},
+    "mask_head": {"fcn": "FCNMaskHeadConfig", "mlp": "MLPMaskHeadConfig"},
 }
-_POOLERS = {"roi_align": "RoIAlignConfig", "roi_pool": "RoIPoolConfig", "roi_warp": "RoIWarpConfig"}
-# Fields of another variant, which a part had all the same.
+_CHOSEN_BY = {"pooler": "operation", "box_head": "trunk", "mask_head": "branch"}
+# Fields of another class, which a part had all the same.
 _UNUSED = {
     "RoIPoolConfig": {"mode", "sampling_ratio", "aligned"},
     "RoIWarpConfig": {"aligned"},
-    "FCBoxHeadConfig": {"res5_stride"},
+    "FCBoxHeadConfig": {"stride"},
     "Res5BoxHeadConfig": {"convs", "norm", "hidden"},
     "FCNMaskHeadConfig": {"hidden_layers", "hidden"},
     "MLPMaskHeadConfig": {"channels", "convs", "norm"},
@@ -102,27 +105,20 @@ _UNUSED = {
 
 def _of_version_0_1(old: dict[str, Any]) -> dict[str, Any]:
     """The content of such a file with the types that its fields mean."""
-    new = {"type": "MaskRCNNConfig", **old}
-    for part, value in old.items():
-        if not isinstance(value, dict):
-            continue
-        value = dict(value)
-        if part in _PLAIN:
-            name = _PLAIN[part]
-        elif part == "pooler":
-            name = _POOLERS[value.pop("operation", "roi_align")]
-        elif part == "box_head":
-            name = "Res5BoxHeadConfig" if value.pop("trunk", "fc") == "res5" else "FCBoxHeadConfig"
-        elif part == "mask_head":
-            name = "MLPMaskHeadConfig" if value.pop("branch", "fcn") == "mlp" else "FCNMaskHeadConfig"
-            value["activation"] = {
-                "type": "SoftmaxMasks" if value.pop("activation", "sigmoid") == "softmax" else "SigmoidMasks",
-                "class_agnostic": value.pop("class_agnostic", False),
-            }
-        else:
-            raise ValueError(f"MaskRCNNConfig has no field {part}")
-        kept = {key: item for key, item in value.items() if key not in _UNUSED.get(name, ())}
-        if "res5_stride" in kept:
-            kept["stride"] = kept.pop("res5_stride")
-        new[part] = {"type": name, **kept}
-    return new
+    parts = {name: _part(name, dict(value)) for name, value in old.items() if isinstance(value, dict)}
+    return {"type": "MaskRCNNConfig", **old, **parts}
+
+
+def _part(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    kind = _CLASSES.get(name, name)
+    if isinstance(kind, dict):
+        # What a file leaves out was the first.
+        kind = kind[fields.pop(_CHOSEN_BY[name], next(iter(kind)))]
+    if name == "mask_head":
+        softmax = fields.pop("activation", "sigmoid") == "softmax"
+        activation = {"type": "SoftmaxMasks" if softmax else "SigmoidMasks"}
+        fields["activation"] = activation | {"class_agnostic": fields.pop("class_agnostic", False)}
+    if "res5_stride" in fields:
+        fields["stride"] = fields.pop("res5_stride")
+    unused = _UNUSED.get(kind, ())
+    return {"type": kind, **{key: value for key, value in fields.items() if key not in unused}}

@@ -39,7 +39,8 @@ def load_matching(model: nn.Module, state_dict: StateDict) -> list[str]:
     where nothing fits, or not all of a backbone: half of one is worth nothing.
     """
     own = model.state_dict()
-    theirs, ours = "box_head.res5.", "resnet.stages.3."
+    theirs = "box_head.res5."
+    ours = "resnet.stages.3."
     if any(name.startswith(theirs) for name in own):
         theirs, ours = ours, theirs
     state_dict = {

@@ -15,6 +15,7 @@ mask size, G bitmaps of the whole batch.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,70 +31,56 @@ from minimaskrcnn.options import CheckedOptions
 from minimaskrcnn.padded import Rows
 
 
-def of_each_row(maps: Float[Tensor, "R M m m"], channel: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
-    """One of each row's maps."""
-    return maps[torch.arange(len(channel), device=channel.device), channel]
-
-
 @dataclass(frozen=True, kw_only=True)
-class SigmoidMasks(CheckedOptions):
-    """A sigmoid for each class in each pixel: classes do not compete (section 3)."""
+class MaskActivation(CheckedOptions):
+    """How the logits of a pixel become probabilities, and their loss; `SigmoidMasks` or `SoftmaxMasks`."""
 
     class_agnostic: bool = False
     """One mask whatever the class (section 4.2)."""
+    agnostic_maps: ClassVar[int]
+    """How many maps that takes; the last of them is the mask."""
 
     def maps(self, num_classes: int) -> int:
         """How many are predicted."""
-        return 1 if self.class_agnostic else num_classes
+        return self.agnostic_maps if self.class_agnostic else num_classes
 
-    def channel(self, labels: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
-        """The map of each label."""
-        return torch.zeros_like(labels) if self.class_agnostic else labels
+    def of_labels(self, maps: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
+        """Each row's map of its label."""
+        channel = torch.full_like(labels, self.agnostic_maps - 1) if self.class_agnostic else labels
+        return maps[torch.arange(len(labels), device=labels.device), channel]
+
+
+class SigmoidMasks(MaskActivation):
+    """A sigmoid for each class in each pixel: classes do not compete (section 3)."""
+
+    agnostic_maps = 1
 
     def losses(
-        self,
-        logits: Float[Tensor, "R M m m"],
-        labels: Int[Tensor, " R"],
-        targets: Float[Tensor, "R m m"],
+        self, logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"], targets: Float[Tensor, "R m m"]
     ) -> Float[Tensor, "R m m"]:
         """Binary cross-entropy of each pixel of the label's map."""
-        of_label = of_each_row(logits, self.channel(labels))
-        return F.binary_cross_entropy_with_logits(of_label, targets, reduction="none")
+        return F.binary_cross_entropy_with_logits(self.of_labels(logits, labels), targets, reduction="none")
 
     def probs(self, logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
         """The probability mask of each RoI's own class."""
-        return of_each_row(logits, self.channel(labels)).sigmoid()
+        return self.of_labels(logits, labels).sigmoid()
 
 
-@dataclass(frozen=True, kw_only=True)
-class SoftmaxMasks(CheckedOptions):
+class SoftmaxMasks(MaskActivation):
     """A softmax over classes and background in each pixel (table 2b)."""
 
-    class_agnostic: bool = False
-    """One mask whatever the class (section 4.2): background and object."""
-
-    def maps(self, num_classes: int) -> int:
-        """How many are predicted."""
-        return 2 if self.class_agnostic else num_classes
-
-    def channel(self, labels: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
-        """The map of each label."""
-        return torch.ones_like(labels) if self.class_agnostic else labels
+    agnostic_maps = 2
 
     def losses(
-        self,
-        logits: Float[Tensor, "R M m m"],
-        labels: Int[Tensor, " R"],
-        targets: Float[Tensor, "R m m"],
+        self, logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"], targets: Float[Tensor, "R m m"]
     ) -> Float[Tensor, "R m m"]:
         """Cross-entropy of each pixel, the label's class against all others; the target is a share of it."""
         log_probs = logits.log_softmax(1)
-        of_label = of_each_row(log_probs, self.channel(labels))
-        return -(targets * of_label + (1 - targets) * log_probs[:, 0])
+        return -(targets * self.of_labels(log_probs, labels) + (1 - targets) * log_probs[:, 0])
 
     def probs(self, logits: Float[Tensor, "R M m m"], labels: Int[Tensor, " R"]) -> Float[Tensor, "R m m"]:
         """The probability mask of each RoI's own class."""
-        return of_each_row(logits.softmax(1), self.channel(labels))
+        return self.of_labels(logits.softmax(1), labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +89,7 @@ class MaskHeadConfig(CheckedOptions):
 
     pooled_size: int = 14
     """Bins along each side.  Masks have twice as many, but as many where the box head's res5 halves them first."""
-    activation: SigmoidMasks | SoftmaxMasks = field(default_factory=SigmoidMasks)
+    activation: MaskActivation = field(default_factory=SigmoidMasks)
     """Whether classes compete."""
     binary_targets: bool = False
     """Targets of 0 and 1: the bitmap pooled at half-pixel centres, at least half (detectron2); else shares."""
@@ -171,7 +158,7 @@ def mask_loss(
     labels: Int[Tensor, " R"],
     targets: Float[Tensor, "R m m"],
     positive: Bool[Tensor, " R"],
-    activation: SigmoidMasks | SoftmaxMasks = SigmoidMasks(),
+    activation: MaskActivation,
 ) -> Loss:
     """Cross-entropy averaged over the pixels of each positive RoI (section 3); counts these RoIs.
 

@@ -74,10 +74,7 @@ class MaskRCNNConfig:
 
 
 class MaskRCNN(nn.Module):
-    """`model(images, targets)` gives a dict of losses; `model(images)` gives a list of detections.
-
-    `forward` is the list of the stages, the methods below in their order.
-    """
+    """`model(images, targets)` gives losses, `model(images)` detections; `forward` is the list of the stages."""
 
     def __init__(self, config: MaskRCNNConfig) -> None:
         super().__init__()
@@ -97,8 +94,7 @@ class MaskRCNN(nn.Module):
         self.rpn = RPN(channels, config.anchors, config.rpn)
         backbone = config.resnet if config.fpn is None else None
         self.box_head = config.box_head.build(channels, config.num_classes, backbone)
-        self.mask_head = None
-        self.keypoint_head = None
+        self.mask_head = self.keypoint_head = None
         if config.mask_head is not None:
             own_shape = (channels, config.mask_head.pooled_size)
             in_channels, in_size = self.box_head.shared_shape or own_shape
@@ -217,8 +213,6 @@ class MaskRCNN(nn.Module):
         rows = self.rows(rois.positive)
         logits = self.keypoint_logits(features, rows.of(rois.boxes), rows.image)
         return keypoint_losses(logits, rois, truth, rows, self.keypoint_head.config)
-
-    # What several stages share.
 
     def rows(self, valid: Bool[Tensor, "B S"]) -> Rows:
         """The rows that a head runs on."""

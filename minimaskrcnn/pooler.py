@@ -11,8 +11,9 @@ bins, RoIWarp the box, RoIAlign nothing.
 Lesson 05, `lessons/05_roi_align.ipynb`, teaches this.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,17 +34,6 @@ class PoolerConfig(CheckedOptions):
 
     def build(self, strides: tuple[int, ...]) -> "Pooler":
         """The pooler of levels with these strides."""
-        return Pooler(strides, self)
-
-    def pool(
-        self,
-        features: FeatureMaps,
-        boxes: Float[Tensor, "R 4"],
-        image_index: Int[Tensor, " R"],
-        size: tuple[int, int],
-        strides: tuple[int, ...],
-    ) -> Float[Tensor, "R C PH PW"]:
-        """`size` bins of each box, in pixels of the padded picture, from its level."""
         raise NotImplementedError
 
 
@@ -58,82 +48,42 @@ class RoIAlignConfig(PoolerConfig):
     aligned: bool = False
     """Shift by half a cell, so that a cell's value lies at its centre (detectron2); torchvision's models do not."""
 
-    def pool(
-        self,
-        features: FeatureMaps,
-        boxes: Float[Tensor, "R 4"],
-        image_index: Int[Tensor, " R"],
-        size: tuple[int, int],
-        strides: tuple[int, ...],
-    ) -> Float[Tensor, "R C PH PW"]:
-        """`multiscale_roi_align` with these options."""
-        return multiscale_roi_align(
-            features,
-            boxes,
-            image_index,
-            size,
-            strides,
-            sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned,
-            mode=self.mode,
-            canonical_size=self.canonical_size,
-            canonical_level=self.canonical_level,
-        )
+    def build(self, strides: tuple[int, ...]) -> "Pooler":
+        """RoIAlign's."""
+        return Pooler(multiscale_roi_align, strides, asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoIWarpConfig(PoolerConfig):
-    """Bilinear samples of the box rounded to whole cells (table 2c), which lie at their centres."""
+    """Bilinear samples of the box rounded to whole cells (table 2c), whose values lie at their centres."""
 
     mode: Literal["avg", "max"] = "avg"
     """As RoIAlign's; so is the next."""
     sampling_ratio: int = 2
 
-    def pool(
-        self,
-        features: FeatureMaps,
-        boxes: Float[Tensor, "R 4"],
-        image_index: Int[Tensor, " R"],
-        size: tuple[int, int],
-        strides: tuple[int, ...],
-    ) -> Float[Tensor, "R C PH PW"]:
-        """`multiscale_roi_warp` with these options."""
-        return multiscale_roi_warp(
-            features,
-            boxes,
-            image_index,
-            size,
-            strides,
-            sampling_ratio=self.sampling_ratio,
-            mode=self.mode,
-            canonical_size=self.canonical_size,
-            canonical_level=self.canonical_level,
-        )
+    def build(self, strides: tuple[int, ...]) -> "Pooler":
+        """RoIWarp's."""
+        return Pooler(multiscale_roi_warp, strides, asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoIPoolConfig(PoolerConfig):
     """The largest cell of each bin, bins of whole cells (Fast R-CNN, section 2.1); it has no samples."""
 
-    def pool(
-        self,
-        features: FeatureMaps,
-        boxes: Float[Tensor, "R 4"],
-        image_index: Int[Tensor, " R"],
-        size: tuple[int, int],
-        strides: tuple[int, ...],
-    ) -> Float[Tensor, "R C PH PW"]:
-        """`multiscale_roi_pool` with these options."""
-        levels = {"canonical_size": self.canonical_size, "canonical_level": self.canonical_level}
-        return multiscale_roi_pool(features, boxes, image_index, size, strides, **levels)
+    def build(self, strides: tuple[int, ...]) -> "Pooler":
+        """RoIPool's."""
+        return Pooler(multiscale_roi_pool, strides, asdict(self))
 
 
 @dataclass(frozen=True)
 class Pooler:
     """Pools RoIs from the levels that they may be read from, the first ones of the pyramid."""
 
+    operation: Callable[..., Tensor]
+    """`multiscale_roi_align`, or one that is called as it is."""
     strides: tuple[int, ...]
-    config: PoolerConfig
+    options: dict[str, Any]
+    """Of the operation, by their names."""
 
     def __call__(
         self,
@@ -144,4 +94,5 @@ class Pooler:
     ) -> Float[Tensor, "R C PH PW"]:
         """`output_size` × `output_size` bins of each box, in pixels of the padded picture, from its level."""
         levels = features[: len(self.strides)]
-        return self.config.pool(levels, boxes, image_index, (output_size, output_size), self.strides)
+        size = (output_size, output_size)
+        return self.operation(levels, boxes, image_index, size, self.strides, **self.options)

@@ -260,7 +260,8 @@ def load_any(path: Path, parts: tuple[type, ...] = ()) -> tuple[MaskRCNN, list[C
         raise ValueError(f"{path}: a backbone alone; give a detector's weights")
     classes = len(state_dict["box_head.classifier.weight"])
     if network is not None:
-        config, names = detectron2_config(network), _contiguous_names(classes)
+        config = detectron2_config(network)
+        names = _contiguous_names(classes)
     else:
         parts = {name.partition(".")[0] for name in state_dict}
         config = torchvision_coco_v1(_torchvision_config(parts, classes))

@@ -21,9 +21,10 @@ from minimaskrcnn import cli, commands, demo
 from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.engine.evaluate import METRICS
+from minimaskrcnn.engine.recipes import Preset
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.presets import PRESETS, Preset, as_detectron2
+from minimaskrcnn.presets import PRESETS, as_detectron2
 from minimaskrcnn.weights import CategoryName, load_weights, read_safetensors, save_weights
 
 TINY = TrainConfig(

@@ -25,7 +25,8 @@ from minimaskrcnn.data.check_table import crosses_itself
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
 from minimaskrcnn.engine.evaluate import coco_metrics
-from minimaskrcnn.presets import PRESETS, Preset
+from minimaskrcnn.engine.recipes import Preset
+from minimaskrcnn.presets import PRESETS
 
 H, W = 20, 30
 SQUARE = [2, 3, 9, 3, 9, 10, 2, 10]

@@ -13,9 +13,10 @@ from PIL import Image
 
 from minimaskrcnn import cli, commands, demo
 from minimaskrcnn.data.coco import open_coco
-from minimaskrcnn.engine import recipes, train
+from minimaskrcnn.engine import train
+from minimaskrcnn.engine.recipes import Preset, cpu_precision
 from minimaskrcnn.engine.settings import TrainConfig
-from minimaskrcnn.presets import PRESETS, Preset
+from minimaskrcnn.presets import PRESETS
 from minimaskrcnn.weights import read_safetensors
 
 TINY = TrainConfig(
@@ -29,7 +30,7 @@ def tiny():
     """A tiny recipe, six scenes (five for the quick demo), a checkpoint after every second step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "maskrcnn_toy", Preset(tiny_config, TINY))
-        patch.setattr(recipes, "quick_toy", Preset(tiny_config, replace(TINY, steps=3)))
+        patch.setattr(demo, "quick_toy", Preset(tiny_config, replace(TINY, steps=3)))
         patch.setattr(demo, "CHECKPOINT_EVERY", 2)
         patch.setattr(commands, "DEMO_TRAIN", 4)
         patch.setattr(commands, "QUICK_TRAIN", 3)
@@ -77,7 +78,7 @@ def test_from_end_to_end(whole):
 
 def test_it_says_precision_scenes_and_minutes_before_it_trains(whole):
     lines = (whole / "stdout").read_text().splitlines()
-    assert lines[0] == demo.PRECISIONS[recipes.cpu_precision()]
+    assert lines[0] == demo.PRECISIONS[cpu_precision()]
     assert lines[1] == f"Writing 4 + 2 scenes in {whole / 'toybox'} ..."
     assert lines[2].startswith("Training maskrcnn_toy (0.2 M parameters) for 5 steps of 2 scenes in ")
     assert lines[3].startswith("About 0.") and " minutes from here: 5 steps of 0." in lines[3]

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from models import tiny_config
 
-from minimaskrcnn.engine.recipes import for_processes, from_scratch, quick_toy, with_batch_size
+from minimaskrcnn.demo import quick_toy
+from minimaskrcnn.engine.recipes import PAPER, TOY, for_processes, from_scratch, with_batch_size
 from minimaskrcnn.engine.train import TrainConfig
-from minimaskrcnn.presets import PAPER, PRESETS, TOY
+from minimaskrcnn.presets import PRESETS
 
 
 def test_sgd_scales_linearly_and_sees_as_many_pictures():

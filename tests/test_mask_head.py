@@ -45,14 +45,18 @@ def loss_by_loops(logits, labels, targets, positive) -> float:
 @given(st.integers(0, 10**6))
 def test_loss_is_the_average_over_pixels_of_positive_rois(seed):
     case = random_case(seed)
-    assert mask_loss(*case).mean.item() == pytest.approx(loss_by_loops(*case), abs=1e-9)
+    assert mask_loss(*case, SigmoidMasks()).mean.item() == pytest.approx(loss_by_loops(*case), abs=1e-9)
 
 
 def test_loss_by_hand():
     logits = torch.tensor([[[[9.0]], [[0.0]]], [[[math.log(3)]], [[9.0]]]], dtype=torch.float64)
     # Probability 1/2 of a target of 1, and 3/4 of a target of 0.
     loss = mask_loss(
-        logits, torch.tensor([1, 0]), torch.tensor([[[1.0]], [[0.0]]]).double(), torch.ones(2) > 0
+        logits,
+        torch.tensor([1, 0]),
+        torch.tensor([[[1.0]], [[0.0]]]).double(),
+        torch.ones(2) > 0,
+        SigmoidMasks(),
     )
     assert loss.mean.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
 
@@ -60,7 +64,7 @@ def test_loss_by_hand():
 def test_classes_do_not_compete():
     logits, labels, targets, _ = random_case(1)
     positive = torch.tensor([True, True, False, True])
-    mask_loss(logits, labels, targets, positive).mean.backward()
+    mask_loss(logits, labels, targets, positive, SigmoidMasks()).mean.backward()
     for row in range(4):
         for label in range(3):
             learns = bool(positive[row]) and label == labels[row]
@@ -71,7 +75,7 @@ def test_classes_do_not_compete():
 @pytest.mark.parametrize("rois", [0, 3])
 def test_without_positives_the_loss_is_zero_and_has_a_graph(rois):
     logits, labels, targets, _ = random_case(0, rois)
-    loss = mask_loss(logits, labels, targets, torch.zeros(rois) > 0)
+    loss = mask_loss(logits, labels, targets, torch.zeros(rois) > 0, SigmoidMasks())
     assert loss.count == 0 and loss.mean == 0 and loss.mean.requires_grad
     loss.mean.backward()
     assert not logits.grad.any()
@@ -81,10 +85,9 @@ def test_garbage_of_padding_reaches_nothing():
     logits, labels, targets, _ = random_case(0, 2)
     targets[1] = torch.nan
     positive = torch.tensor([True, False])
-    loss = mask_loss(logits, labels, targets, positive)
-    assert loss.mean.item() == pytest.approx(
-        mask_loss(logits[:1], labels[:1], targets[:1], positive[:1]).mean.item()
-    )
+    loss = mask_loss(logits, labels, targets, positive, SigmoidMasks())
+    alone = mask_loss(logits[:1], labels[:1], targets[:1], positive[:1], SigmoidMasks())
+    assert loss.mean.item() == pytest.approx(alone.mean.item())
 
 
 def test_each_rois_own_class_is_shown():
@@ -167,7 +170,7 @@ def test_an_agnostic_mask_is_the_same_for_every_class():
     probs = config.probs(logits[:, :1], labels)
     assert torch.equal(probs, logits[:, 0].sigmoid())
     loss = mask_loss(logits[:, :1], labels, targets, positive, config)
-    assert loss.mean == mask_loss(logits[:, :1], 0 * labels, targets, positive).mean
+    assert loss.mean == mask_loss(logits[:, :1], 0 * labels, targets, positive, SigmoidMasks()).mean
     two = SoftmaxMasks(class_agnostic=True)
     assert torch.allclose(two.probs(logits[:, :2], labels), (logits[:, 1] - logits[:, 0]).sigmoid())
 

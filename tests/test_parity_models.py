@@ -241,7 +241,7 @@ def test_stages_are_torchvisions_in_float32(torchvision):
     levels = dict(zip(["0", "1", "2", "3", "pool"], pyramid))
     rois, index = torch.cat(boxes), torch.arange(2).repeat_interleave(20)
     pooled = heads.box_roi_pool(levels, boxes, batch.image_sizes)
-    assert_close(ours._pool(pyramid, rois, index, 7), pooled)
+    assert_close(ours.pooler(pyramid, rois, index, 7), pooled)
     expected_logits, expected_deltas = heads.box_predictor(heads.box_head(pooled))
     found_logits, found_deltas = ours.box_head(pooled)
     assert_close(found_logits, expected_logits)

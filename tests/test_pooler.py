@@ -20,7 +20,7 @@ def numbered_levels(size: int = 1024) -> list[torch.Tensor]:
 
 def level_of(width: float, height: float, config: PoolerConfig) -> int:
     box = torch.tensor([[0.0, 0.0, width, height]])
-    pooled = Pooler(STRIDES, config)(numbered_levels(), box, torch.zeros(1, dtype=torch.int64), 2)
+    pooled = config.build(STRIDES)(numbered_levels(), box, torch.zeros(1, dtype=torch.int64), 2)
     level = round(pooled.mean().item())
     # Bilinear weights add up to 1 but for rounding.
     assert pooled.shape == (1, 1, 2, 2) and (pooled - level).abs().max() < 1e-5
@@ -56,7 +56,7 @@ def test_aligned_shifts_by_half_a_cell():
     box, index = torch.tensor([[40.0, 40.0, 80.0, 80.0]]), torch.zeros(1, dtype=torch.int64)
     for aligned, middle in ((False, 15.0), (True, 14.5)):
         config = RoIAlignConfig(aligned=aligned)
-        pooled = Pooler(STRIDES, config)(ramp, box, index, 1)
+        pooled = config.build(STRIDES)(ramp, box, index, 1)
         assert torch.allclose(pooled, torch.tensor(middle), atol=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_each_operation_pools_each_box_from_its_level(config):
     features = [torch.randn(2, 3, 40 // stride, 48 // stride, generator=generator) for stride in (4, 8)]
     rois = torch.tensor([[1.0, 2.0, 20.0, 30.0], [3.5, 1.25, 44.0, 39.0], [10.0, 10.0, 14.0, 15.0]])
     config = replace(config, canonical_size=30.0, canonical_level=3)
-    found = Pooler((4, 8), config)(features, rois, torch.tensor([1, 0, 1]), 3)
+    found = config.build((4, 8))(features, rois, torch.tensor([1, 0, 1]), 3)
     for row, (roi, image, level) in enumerate(zip(rois, (1, 0, 1), (0, 1, 0))):
         assert reference.fpn_level(roi, [4, 8], 30.0, 3) == level
         box, scale = torch.cat([torch.tensor([float(image)]), roi])[None], 1 / (4, 8)[level]
@@ -95,26 +95,28 @@ def test_roi_pool_has_no_average():
 
 
 def test_a_pooler_of_ones_own():
-    class Everything(PoolerConfig):
+    def everything(features, boxes, image_index, size, strides, offset):
         """The mean of the whole map, wherever the box is."""
+        return (features[0].mean(dim=(2, 3)) + offset)[image_index][..., None, None].expand(-1, -1, *size)
 
-        def pool(self, features, boxes, image_index, size, strides):
-            return features[0].mean(dim=(2, 3))[image_index][..., None, None].expand(-1, -1, *size)
+    class Everything(PoolerConfig):
+        def build(self, strides: tuple[int, ...]) -> Pooler:
+            return Pooler(everything, strides, {"offset": 1})
 
     maps = [torch.arange(8.0).view(2, 1, 2, 2)]
     pooled = Everything().build((4,))(maps, torch.zeros(2, 4), torch.tensor([1, 0]), 3)
-    assert pooled.shape == (2, 1, 3, 3) and pooled[:, 0, 0, 0].tolist() == [5.5, 1.5]
+    assert pooled.shape == (2, 1, 3, 3) and pooled[:, 0, 0, 0].tolist() == [6.5, 2.5]
 
 
 @pytest.mark.parametrize("kind", [RoIAlignConfig, RoIPoolConfig, RoIWarpConfig])
 def test_every_stride_must_have_a_level(kind):
     with pytest.raises(ValueError, match="expected a stride for each map"):
-        Pooler((*STRIDES, 64), kind())(numbered_levels(), torch.zeros(0, 4), torch.zeros(0).long(), 2)
+        kind().build((*STRIDES, 64))(numbered_levels(), torch.zeros(0, 4), torch.zeros(0).long(), 2)
 
 
 def test_levels_without_a_stride_are_not_read():
     box, index = torch.tensor([[0.0, 0.0, 900.0, 900.0]]), torch.zeros(1, dtype=torch.int64)
-    assert Pooler((4, 8), RoIAlignConfig())(numbered_levels(), box, index, 2).mean().item() == pytest.approx(1)
+    assert RoIAlignConfig().build((4, 8))(numbered_levels(), box, index, 2).mean().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
@@ -127,7 +129,7 @@ def test_pooling_is_the_reference_on_each_level(sampling_ratio, aligned):
     config = RoIAlignConfig(
         sampling_ratio=sampling_ratio, aligned=aligned, canonical_size=30.0, canonical_level=3
     )
-    found = Pooler((4, 8), config)(features, rois, index, 3)
+    found = config.build((4, 8))(features, rois, index, 3)
     for row, (roi, image) in enumerate(zip(rois, index.tolist())):
         level = reference.fpn_level(roi, [4, 8], 30.0, 3)
         box = torch.cat([torch.tensor([float(image)]), roi])[None]
@@ -135,5 +137,5 @@ def test_pooling_is_the_reference_on_each_level(sampling_ratio, aligned):
             features[level], box, (3, 3), 1 / (4, 8)[level], sampling_ratio, aligned
         )
         assert torch.allclose(found[row].double(), expected[0], rtol=0, atol=1e-5)
-    other = Pooler((4, 8), replace(config, aligned=not aligned))(features, rois, index, 3)
+    other = replace(config, aligned=not aligned).build((4, 8))(features, rois, index, 3)
     assert not torch.allclose(found, other, atol=1e-3)

@@ -106,7 +106,8 @@ def check_labels(targets: list[Target], num_classes: int) -> None:
 
 
 def _check_shapes(b: int, target: Target, size: ImageSize) -> None:
-    boxes, labels = target["boxes"], target["labels"]
+    boxes = target["boxes"]
+    labels = target["labels"]
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"target {b}: boxes must be [G, 4], got {list(boxes.shape)}")
     if not boxes.is_floating_point():

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 from minimaskrcnn.box_head import Res5BoxHeadConfig
 from minimaskrcnn.data.toybox import ToyboxConfig
 from minimaskrcnn.data.transforms import AugmentConfig
+from minimaskrcnn.engine.recipes import TOY
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.keypoint_head import KeypointHeadConfig
 from minimaskrcnn.mask_head import MLPMaskHeadConfig, SigmoidMasks, SoftmaxMasks
 from minimaskrcnn.mask_rcnn import MaskRCNNConfig
 from minimaskrcnn.pooler import PoolerConfig, RoIPoolConfig, RoIWarpConfig
-from minimaskrcnn.presets import TOY, maskrcnn_toy
+from minimaskrcnn.presets import maskrcnn_toy
 
 Change = Callable[[MaskRCNNConfig], MaskRCNNConfig]
 Column = tuple[str, str]
