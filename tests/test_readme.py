@@ -1,6 +1,7 @@
 """README and the book's pages: what they say of files is true, their links lead somewhere, their code runs."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,5 +65,21 @@ def test_each_file_of_the_core_has_its_tests():
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # What the examples read.
+    (tmp_path / "runs" / "coco").mkdir(parents=True)
+    shutil.copy(ROOT / "lessons" / "models" / "toybox.safetensors", "runs/coco/last.safetensors")
+    shutil.copy(ROOT / "lessons" / "pictures" / "demo.jpg", "street.jpg")
     for block in re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text(encoding="utf-8")):
-        exec(compile(block, str(page), "exec"), {})
+        exec(compile(block, str(page), "exec"), {"__name__": "readme"})
+
+
+def test_the_backbone_of_ones_own_is_the_tested_one():
+    tested = (ROOT / "tests" / "test_own_parts.py").read_text(encoding="utf-8")
+    (code,) = re.findall(r"(?ms)^# A backbone in \d+ lines\.\n(.*?)^# The end of it", tested)
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [
+        line
+        for line in code.replace(": torch.Tensor", "").replace(" -> list[torch.Tensor]", "").splitlines()
+        if line
+    ]
+    assert "\n".join(lines) in re.sub(r"\n+", "\n", shown)
