@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import torch
 
 from minimaskrcnn import __version__
+from minimaskrcnn.config_json import typed_fields
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
@@ -49,7 +50,7 @@ class Job:
         stamp = json.loads((self.scenes / "toybox.json").read_text(encoding="utf-8"))
         quiet = {"log_every", "eval_every", "checkpoint_every"}
         training = {name: value for name, value in asdict(self.training).items() if name not in quiet}
-        values = {"network": asdict(self.config), "training": training, "scenes": stamp}
+        values = {"network": typed_fields(self.config), "training": training, "scenes": stamp}
         values["version"] = __version__
         return json.loads(json.dumps(values))
 
