@@ -41,7 +41,7 @@ PARTS: tuple[type, ...] = (
 
 def config_to_json(config: MaskRCNNConfig) -> str:
     """The configuration as text; parts of your own are written by their class's name."""
-    return json.dumps(_to_json(config))
+    return json.dumps(typed_fields(config))
 
 
 def config_from_json(text: str, parts: tuple[type, ...] = ()) -> MaskRCNNConfig:
@@ -55,10 +55,11 @@ def config_from_json(text: str, parts: tuple[type, ...] = ()) -> MaskRCNNConfig:
     return _build(content, {kind.__name__: kind for kind in (*PARTS, *parts)})
 
 
-def _to_json(value: Any) -> Any:
+def typed_fields(value: Any) -> Any:
+    """A configuration as a dict of its fields and its class's name; other values as they are."""
     if not dataclasses.is_dataclass(value):
         return value
-    fields = {field.name: _to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    fields = {field.name: typed_fields(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return {"type": type(value).__name__, **fields}
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from minimaskrcnn import cli
+from minimaskrcnn.config_json import typed_fields
 from minimaskrcnn.engine import ablation_run
 from minimaskrcnn.engine.ablation_report import (
     drawn_columns,
@@ -33,10 +34,11 @@ from minimaskrcnn.engine.ablation_report import (
     save_figure,
 )
 from minimaskrcnn.engine.ablation_run import Job, run_jobs
-from minimaskrcnn.engine.ablations import TABLES, Row, Table, of, unchanged
+from minimaskrcnn.engine.ablations import TABLES, Row, Table, pooled_by, unchanged
 from minimaskrcnn.engine.settings import differences
 from minimaskrcnn.engine.train import TrainConfig
 from minimaskrcnn.mask_rcnn import MaskRCNN
+from minimaskrcnn.pooler import RoIPoolConfig
 
 TINY = Table(
     name="tiny",
@@ -48,7 +50,7 @@ TINY = Table(
         steps=3, batch_size=2, optimizer="adamw", lr=1e-3, warmup_steps=1, log_every=1, checkpoint_every=1
     ),
     rows=(
-        Row("RoIPool, max", of("pooler", operation="roi_pool", mode="max"), (26.9, 48.8, None)),
+        Row("RoIPool, max", pooled_by(RoIPoolConfig), (26.9, 48.8, None)),
         Row("RoIAlign", unchanged, (30.3, 51.2, 31.5)),
     ),
     note="A note.",
@@ -121,26 +123,29 @@ def test_every_table_is_whole(table: Table) -> None:
     assert table.training.augment.min_sizes in (None, ())
 
 
-POOL = {"pooler.operation was 'roi_align', is 'roi_pool'", "pooler.mode was 'avg', is 'max'"}
+POOL = {
+    "pooler.type was 'RoIAlignConfig', is 'RoIPoolConfig'", "pooler.aligned was True, is None",
+    "pooler.sampling_ratio was 2, is None", "pooler.mode was 'avg', is None",
+}  # fmt: skip
+WARP = {"pooler.type was 'RoIAlignConfig', is 'RoIWarpConfig'", "pooler.aligned was True, is None"}
+MLP = {
+    "mask_head.type was 'FCNMaskHeadConfig', is 'MLPMaskHeadConfig'", "mask_head.channels was 48, is None",
+    "mask_head.convs was 3, is None", "mask_head.norm was 'group', is None", "mask_head.hidden was None, is 256",
+}  # fmt: skip
 CHANGES = {
     ("2a", "ResNet-34-FPN"): {"resnet.depth was 18, is 34"},
     ("2a", "ResNeXt-50-FPN"): {
         "resnet.depth was 18, is 50", "resnet.groups was 1, is 8", "resnet.group_width was 64, is 32",
     },
-    ("2b", "softmax"): {"mask_head.activation was 'sigmoid', is 'softmax'"},
+    ("2b", "softmax"): {"mask_head.activation.type was 'SigmoidMasks', is 'SoftmaxMasks'"},
     ("2c", "RoIPool, max"): POOL,
-    ("2c", "RoIWarp, max"): {
-        "pooler.operation was 'roi_align', is 'roi_warp'", "pooler.mode was 'avg', is 'max'",
-    },
-    ("2c", "RoIWarp, average"): {"pooler.operation was 'roi_align', is 'roi_warp'"},
+    ("2c", "RoIWarp, max"): WARP | {"pooler.mode was 'avg', is 'max'"},
+    ("2c", "RoIWarp, average"): WARP,
     ("2c", "RoIAlign, max"): {"pooler.mode was 'avg', is 'max'"},
     ("2d", "RoIPool"): POOL,
-    ("2e", "MLP"): {"mask_head.branch was 'fcn', is 'mlp'", "mask_head.hidden was 1024, is 256"},
-    ("2e", "deeper MLP"): {
-        "mask_head.branch was 'fcn', is 'mlp'", "mask_head.hidden was 1024, is 256",
-        "mask_head.hidden_layers was 2, is 3",
-    },
-    ("agnostic", "class-agnostic"): {"mask_head.class_agnostic was False, is True"},
+    ("2e", "MLP"): MLP | {"mask_head.hidden_layers was None, is 2"},
+    ("2e", "deeper MLP"): MLP | {"mask_head.hidden_layers was None, is 3"},
+    ("agnostic", "class-agnostic"): {"mask_head.activation.class_agnostic was False, is True"},
     ("6", "RoIPool"): POOL,
 }  # fmt: skip
 
@@ -149,7 +154,7 @@ CHANGES = {
 def test_a_row_differs_in_its_own_fields_alone(table: str, row: str) -> None:
     config = TABLES[table].network(9)
     change = next(found.change for found in TABLES[table].rows if found.name == row)
-    assert set(differences(asdict(config), asdict(change(config)))) == CHANGES[table, row]
+    assert set(differences(typed_fields(config), typed_fields(change(config)))) == CHANGES[table, row]
 
 
 def test_rows_of_other_heads_and_backbones() -> None:
@@ -162,7 +167,7 @@ def test_rows_of_other_heads_and_backbones() -> None:
         assert replace(config, mask_head=both.mask_head, keypoint_head=both.keypoint_head) == both
     shallow, deep = (row.change(TABLES["2a"].network(9)) for row in TABLES["2a"].rows[:2])
     assert shallow == TABLES["2c"].network(9) and shallow.fpn is None
-    assert set(differences(asdict(shallow), asdict(deep))) == {"resnet.depth was 18, is 34"}
+    assert set(differences(typed_fields(shallow), typed_fields(deep))) == {"resnet.depth was 18, is 34"}
 
 
 # Tables 2b, 2c and the class-agnostic one share a network, as do 2e and 2a.

@@ -54,6 +54,7 @@ def test_all_configurations_are_looked_at():
 @pytest.mark.parametrize("kind, name", fields_with_choices(), ids=lambda value: getattr(value, "__name__", value))
 def test_a_misspelt_option_is_refused_with_the_choices(kind, name):
     for value in choices(typing.get_type_hints(kind)[name]):
+        assert getattr(kind(**{name: value}), name) == value
         with pytest.raises(ValueError, match=rf"^{kind.__name__}\.{name} must be one of .*, got ") as error:
             kind(**{name: f"{value}x"})
         assert repr(value) in str(error.value) and repr(f"{value}x") in str(error.value)

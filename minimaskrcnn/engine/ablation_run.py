@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from minimaskrcnn import __version__
+from minimaskrcnn.config_json import typed_fields
 from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ensure_toybox
@@ -117,7 +118,7 @@ def claim(job: Job) -> None:
     """Write the folder's `run.json`; ValueError where it says that the folder belongs to another run."""
     file = job.folder / "run.json"
     settings = {
-        "network": asdict(job.config),
+        "network": typed_fields(job.config),
         "training": shared_settings(job.training),
         "scenes": _read(job.scenes / "toybox.json"),
         "version": __version__,
