@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minimaskrcnn import commands
-from minimaskrcnn.commands import categories_of, demo_scenes, detect, finish_training, names_of
+from minimaskrcnn.commands import categories_of, demo_scenes, detect_in_picture, finish_training, names_of
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.devices import describe_device
@@ -37,13 +37,13 @@ PRECISIONS = {
 }
 
 
-def run(out: Path, *, quick: bool = False, steps: int | None = None, seed: int = 0) -> None:
+def run_demo(out: Path, *, quick: bool = False, steps: int | None = None, seed: int = 0) -> None:
     """Write scenes, train, evaluate and draw, all under `out`; `quick` is the recipe of a quarter of the work.
 
     `steps` replaces the recipe's.  ValueError, before anything is written, where `out` holds a training of other
     settings.
     """
-    recipe = _recipe(quick)
+    recipe = recipes.QUICK_TOY if quick else recipes.PRESETS[PRESET]
     config = replace(
         recipe.training,
         steps=steps or recipe.training.steps,
@@ -58,45 +58,14 @@ def run(out: Path, *, quick: bool = False, steps: int | None = None, seed: int =
     except ValueError as error:
         raise ValueError(f"{error}; name another --out, or delete that file to begin anew") from error
     try:
-        _run(out, config, quick, done)
+        dataset, held_out = _scenes(out, quick)
+        torch.manual_seed(seed)
+        model = MaskRCNN(recipe.config(dataset.num_classes))
+        _train(model, dataset, out, config, done, len(held_out))
+        _show(model, held_out, out)
     except KeyboardInterrupt:
         print(f"\n{_how_to_go_on(last, config)}", file=sys.stderr)
         raise
-
-
-def _run(out: Path, config: TrainConfig, quick: bool, done: int) -> None:
-    last = out / "last.safetensors"
-    dataset, held_out = _scenes(out, quick)
-    torch.manual_seed(config.seed)
-    model = MaskRCNN(_recipe(quick).config(dataset.num_classes))
-    parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"Training {PRESET} ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of {config.batch_size} "
-        f"scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
-        flush=True,
-    )
-    if done < config.steps:
-        print(_estimate(model, dataset, config, config.steps - done, len(held_out)), flush=True)
-    else:
-        print(
-            f"It is trained already: it is evaluated and drawn again.  To train anew, delete {last}.",
-            flush=True,
-        )
-    began = time.perf_counter()
-    train_model(
-        model, dataset, out, config, preset=PRESET, categories=categories_of(dataset), resume=done > 0
-    )
-    if done < config.steps:
-        print(f"Trained in {(time.perf_counter() - began) / 60:.1f} minutes.", flush=True)
-    print(f"Evaluating on {len(held_out)} held-out scenes ...", flush=True)
-    metrics, _ = evaluate_dataset(model, held_out)
-    finish_training(out, metrics)
-    _draw(model, held_out, out / "pictures")
-    print(f"Pictures of what it found: {out / 'pictures'}, all in one: {out / 'predictions.png'}")
-
-
-def _recipe(quick: bool) -> recipes.Recipe:
-    return recipes.QUICK_TOY if quick else recipes.PRESETS[PRESET]
 
 
 def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:
@@ -109,6 +78,29 @@ def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:
     )
     demo_scenes(root, quick=quick)
     return CachedDataset(open_coco(root, "train")), open_coco(root, "val")
+
+
+def _train(
+    model: MaskRCNN, dataset: CocoDataset, out: Path, config: TrainConfig, done: int, held_out: int
+) -> None:
+    """Train for the steps after `done`, with words on how long that and evaluating `held_out` scenes will take."""
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"Training {PRESET} ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of {config.batch_size} "
+        f"scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
+        flush=True,
+    )
+    left = config.steps - done
+    if left:
+        print(_estimate(model, dataset, config, left, held_out), flush=True)
+    else:
+        last = out / "last.safetensors"
+        print(f"It is trained already: it is evaluated and drawn again.  To train anew, delete {last}.", flush=True)
+    began = time.perf_counter()
+    categories = categories_of(dataset)
+    train_model(model, dataset, out, config, preset=PRESET, categories=categories, resume=done > 0)
+    if left:
+        print(f"Trained in {(time.perf_counter() - began) / 60:.1f} minutes.", flush=True)
 
 
 def _estimate(model: MaskRCNN, dataset: CocoDataset, config: TrainConfig, steps: int, held_out: int) -> str:
@@ -126,13 +118,17 @@ def _how_to_go_on(last: Path, config: TrainConfig) -> str:
     return f"The same command goes on from {last}, after {done} of {config.steps} steps."
 
 
-def _draw(model: MaskRCNN, dataset: CocoDataset, folder: Path) -> None:
-    """The first scenes with what is found in them, each in `folder` and all in `predictions.png` beside it."""
+def _show(model: MaskRCNN, held_out: CocoDataset, out: Path) -> None:
+    """AP, and pictures of the first scenes with what is found in them: each alone and all in one."""
+    print(f"Evaluating on {len(held_out)} held-out scenes ...", flush=True)
+    finish_training(out, evaluate_dataset(model, held_out)[0])
+    folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    names = names_of(categories_of(dataset))
+    names = names_of(categories_of(held_out))
     drawn = []
-    for index in range(min(PICTURES, len(dataset))):
-        image = dataset[index].image
-        drawn.append(draw_detections(image, detect(model, image), names))
-        drawn[-1].save(folder / f"{Path(dataset.images[index].file_name).stem}.png")
-    draw_grid(drawn, columns=4).save(folder.parent / "predictions.png")
+    for index in range(min(PICTURES, len(held_out))):
+        image = held_out[index].image
+        drawn.append(draw_detections(image, detect_in_picture(model, image), names))
+        drawn[-1].save(folder / f"{Path(held_out.images[index].file_name).stem}.png")
+    draw_grid(drawn, columns=4).save(out / "predictions.png")
+    print(f"Pictures of what it found: {folder}, all in one: {out / 'predictions.png'}")

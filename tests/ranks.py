@@ -19,9 +19,10 @@ from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import generator_for, training_batches
 from minimaskrcnn.distributed import averaging, need_shared, processes, rank, world_size
 from minimaskrcnn.engine import step as one_step
-from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.evaluate import evaluate_dataset
 from minimaskrcnn.engine.step import training_step
 from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.files import write_json
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
 # Pictures of one size, so that padding is the same in every share.  Of three ranks the second has no object at all.
@@ -93,7 +94,7 @@ def train(folder: Path, norm: str = "group") -> None:
     def evaluation(trained: MaskRCNN) -> dict:
         metrics, results = evaluate_dataset(trained, held_out, batch_size=2)
         if rank() == 0:
-            write_json(run / "results.json", results)
+            write_json(run / "results.json", results, indent=None)
         return metrics
 
     metrics = train_model(model, dataset, run, TRAINING, preset="tiny", categories=[], evaluation=evaluation)
@@ -138,7 +139,7 @@ def nodes(folder: Path) -> None:
             attempt()
         except ValueError as error:
             told.append(str(error))
-    write_json(folder / f"told-{rank()}.json", told)
+    write_json(folder / f"told-{rank()}.json", told, indent=None)
 
 
 def nan_gradient(folder: Path) -> None:

@@ -438,7 +438,7 @@ def test_a_log_is_cut_by_replacing_it(tmp_path, monkeypatch):
     def killed(temporary: Path, path: Path) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("minimaskrcnn.engine.train.replace_durably", killed)
+    monkeypatch.setattr("minimaskrcnn.files.replace_durably", killed)
     with pytest.raises(Interrupted):
         Log(path, 1)
     assert path.read_bytes() == whole

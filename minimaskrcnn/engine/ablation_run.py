@@ -32,10 +32,11 @@ from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ensure_toybox
 from minimaskrcnn.engine.ablation_report import half_range, markdown, mean, save_figure
 from minimaskrcnn.engine.ablations import TABLES, Row, Table
-from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.evaluate import evaluate_dataset
 from minimaskrcnn.engine.recipes import cpu_precision
 from minimaskrcnn.engine.settings import differences, shared_settings
 from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.files import write_json
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.weights import CategoryName
 

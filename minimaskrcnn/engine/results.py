@@ -6,7 +6,6 @@ masks' own areas decide which are small, as if the boxes were not in the file.  
 file in many ways, one of them a read past the end of a string; so every row is checked first.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as short
@@ -15,13 +14,14 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from minimaskrcnn.data.coco import parse_content
-from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, read_json
+from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, load_json, read_json
 from minimaskrcnn.data.coco_table import without_outline
 from minimaskrcnn.data.commands import unmasked_line
 from minimaskrcnn.data.keypoints import NUM_KEYPOINTS, parse_keypoints
 from minimaskrcnn.data.segmentation import parse_field, parse_segmentation
 from minimaskrcnn.data.transforms import ImageSize
-from minimaskrcnn.engine.evaluate import Metrics, Result, coco_metrics, format_metrics, write_json
+from minimaskrcnn.engine.evaluate import Metrics, Result, coco_metrics, format_metrics
+from minimaskrcnn.files import write_json
 
 KIND_OF = {"bbox": "bbox", "segmentation": "segm", "keypoints": "keypoints"}  # field -> kind of evaluation
 INTEGERS = ("id", "image_id", "category_id", "height", "width")
@@ -44,7 +44,6 @@ def evaluate_file(
         files = [Path(data) / "annotations" / f"{kind}_{name}.json" for name in splits]
         annotations = next((file for file in files if file.is_file()), files[0])
     metrics = evaluate_results(results, annotations)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", metrics)
     print(format_metrics(metrics))
     print(f"Written: {out / 'metrics.json'}")
@@ -52,16 +51,7 @@ def evaluate_file(
 
 def read_results(file: Path) -> list[Any]:
     """The list in a file of results, unchecked.  FileNotFoundError; ValueError for what is no list in JSON."""
-    if file.exists() and not file.is_file():  # a pipe could be read forever
-        raise ValueError(f"{file}: not a file")
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such file of results") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{file}: nested too deeply to be read") from None
+    content = load_json(file, "file of results")
     if not isinstance(content, list):
         raise ValueError(f"{file}: expected a list of results, got {short(content)}")
     return content

@@ -8,7 +8,6 @@ batch have the gradients that one has, except batch norm's statistics, which are
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,12 @@ from minimaskrcnn.distributed import (
 )
 from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
 from minimaskrcnn.engine.evaluate import Metrics
-from minimaskrcnn.engine.progress import Progress
+from minimaskrcnn.engine.progress import Progress, say
 from minimaskrcnn.engine.settings import TrainConfig, learning_rate, make_optimizer, run_settings
 from minimaskrcnn.engine.step import NotFinite, training_step
+from minimaskrcnn.files import write_text
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.weights import CategoryName, replace_durably
+from minimaskrcnn.weights import CategoryName
 
 try:
     import fcntl
@@ -67,9 +67,7 @@ class Log:
         )
         if kept != text:
             # Not in place: a kill in between must not lose the lines before.
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(kept)
-            replace_durably(temporary, path)
+            write_text(path, kept)
 
     def write(self, **values: Any) -> None:
         with self.path.open("a") as file:
@@ -190,13 +188,13 @@ def _resumed(
     exists = last.exists()
     need_same(last, "a checkpoint" if exists else "no checkpoint")
     if not exists:
-        _say(f"There is no {last}: starts at step 0")
+        say(f"There is no {last}: starts at step 0")
         return 0
     step, before = load_checkpoint(last, model, optimizer, settings)
     need_same(last, f"a checkpoint of step {step}")
-    _say(f"Goes on from {last} after {step} steps")
+    say(f"Goes on from {last} after {step} steps")
     if before not in (0, world_size()):
-        _say(
+        say(
             f"Begun by {before} processes, now {world_size()}: losses keep their meaning, but are not bit by bit "
             "those of an uninterrupted run"
         )
@@ -228,7 +226,7 @@ class _Judge:
             self.save(self.run / "best.safetensors", done)
         if self.log is not None:
             self.log.write(step=done, eval=metrics)
-            _say(f"step {done}: {_headline(metrics)}")
+            say(f"step {done}: {_headline(metrics)}")
         return metrics
 
 
@@ -258,13 +256,6 @@ def _report(log: Log | None, bar: tqdm, done: int, rate: float, losses: dict[str
     values = {name: round(value.item(), 6) for name, value in losses.items()}
     log.write(step=done, lr=rate, **values)
     bar.set_postfix(loss=f"{values['loss']:.3f}")
-
-
-def _say(text: str) -> None:
-    if rank() == 0:
-        tqdm.write(text)
-        # Into a file, standard output would come long after the lines of standard error.
-        sys.stdout.flush()
 
 
 def _score(metrics: Metrics) -> float:
