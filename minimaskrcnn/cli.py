@@ -11,17 +11,24 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from minimaskrcnn import commands, demo
-from minimaskrcnn.commands import Changes, Detector, Run
+from minimaskrcnn.commands import Detector, Run
 from minimaskrcnn.data import commands as data_commands
 from minimaskrcnn.data.coco_archives import OFFICIAL, SPLITS
 from minimaskrcnn.data.commands import DataChoice
+from minimaskrcnn.devices import choose_device
+from minimaskrcnn.distributed import processes, world_size
 from minimaskrcnn.engine import ablation_run
 from minimaskrcnn.engine.ablations import TABLES
+from minimaskrcnn.engine.recipes import Recipe, for_processes, with_batch_size
 from minimaskrcnn.engine.results import evaluate_file
+from minimaskrcnn.engine.settings import TrainConfig
 from minimaskrcnn.views import ViewsConfig
 
 
@@ -180,11 +187,11 @@ def run_command(options: argparse.Namespace) -> int | None:
             out = options.out or Path("runs/demo-quick" if options.quick else "runs/demo")
             demo.run_demo(out, quick=options.quick, steps=options.steps, seed=options.seed)
         case "train", _:
-            commands.train(_run(options), _data(options), _held_out(options), _changes(options))
+            _train(options)
         case "evaluate", _:
             _evaluate(options)
         case "predict", _:
-            commands.predict(_detector(options), options.pictures, options.threshold)
+            commands.predict(_detector(options, options.device), options.pictures, options.threshold)
         case "ablate", _:
             ablation_run.run(options.table, options.out, steps=options.steps, seeds=options.seeds, jobs=options.jobs)
         case "data", "toybox":
@@ -196,13 +203,61 @@ def run_command(options: argparse.Namespace) -> int | None:
     return None
 
 
+def _train(options: argparse.Namespace) -> None:
+    if options.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    with processes(options.device) as device:
+        config = _training_config(options, commands.recipe_of(options.preset))
+        run = Run(
+            preset=options.preset, weights=options.weights, out=options.out, resume=options.resume,
+            device=choose_device(device), workers=options.workers, strict=options.strict,
+        )  # fmt: skip
+        commands.train(run, _data(options), _held_out(options), config)
+
+
+def _training_config(options: argparse.Namespace, recipe: Recipe) -> TrainConfig:
+    """The recipe's settings with those that were given, for as many processes as there are."""
+    config = for_processes(recipe, world_size())
+    if options.optimizer not in (None, config.optimizer) and options.lr is None:
+        raise ValueError(f"--optimizer {options.optimizer} needs --lr: this recipe's rate is for {config.optimizer}")
+    if options.batch_size:
+        config = with_batch_size(config, options.batch_size)
+    if config.batch_size % (world_size() * options.accumulate):
+        raise ValueError(
+            f"--batch-size {config.batch_size} cannot be shared by {world_size()} processes in {options.accumulate} "
+            "parts each"
+        )
+    steps = options.steps or config.steps
+    return replace(
+        config,
+        steps=steps,
+        # A short run warms up over a tenth of its steps at most.
+        warmup_steps=min(config.warmup_steps, steps // 10),
+        accumulate=options.accumulate,
+        lr=options.lr or config.lr,
+        optimizer=options.optimizer or config.optimizer,
+        schedule=options.schedule or config.schedule,
+        precision=options.precision or config.precision,
+        seed=options.seed,
+        eval_every=config.eval_every if options.eval_every is None else options.eval_every,
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     if (options.weights is None) == (options.results is None):
         raise ValueError("give --weights FILE, or --results FILE of detections made before")
-    if options.results is None:
-        commands.evaluate(_detector(options), _data(options), options.batch_size, options.workers)
-    else:
+    if options.results is not None:
         evaluate_file(options.results, options.out, options.annotations, options.data, options.split)
+        return
+    with processes(options.device) as device:
+        commands.evaluate(_detector(options, device), _data(options), options.batch_size, options.workers)
+
+
+def _detector(options: argparse.Namespace, device: str | None) -> Detector:
+    views = ViewsConfig() if options.views else None
+    return Detector(weights=options.weights, out=options.out, device=choose_device(device), views=views)
 
 
 def _data(options: argparse.Namespace) -> DataChoice:
@@ -221,26 +276,6 @@ def _held_out(options: argparse.Namespace) -> DataChoice | None:
     if options.val_images is None:
         return None
     return DataChoice(images=options.val_images, annotations=options.val_annotations)
-
-
-def _detector(options: argparse.Namespace) -> Detector:
-    views = ViewsConfig() if options.views else None
-    return Detector(weights=options.weights, out=options.out, device=options.device, views=views)
-
-
-def _run(options: argparse.Namespace) -> Run:
-    return Run(
-        preset=options.preset, out=options.out, weights=options.weights, resume=options.resume, device=options.device,
-        deterministic=options.deterministic, workers=options.workers, strict=options.strict,
-    )  # fmt: skip
-
-
-def _changes(options: argparse.Namespace) -> Changes:
-    return Changes(
-        steps=options.steps, batch_size=options.batch_size, accumulate=options.accumulate, lr=options.lr,
-        optimizer=options.optimizer, schedule=options.schedule, precision=options.precision, seed=options.seed,
-        eval_every=options.eval_every,
-    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

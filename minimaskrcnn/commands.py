@@ -3,22 +3,21 @@
 Every function prints a few lines for a person, and writes its files into the folder `out`.
 """
 
-import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from minimaskrcnn.data.coco import CocoDataset, read_image
-from minimaskrcnn.data.commands import DataChoice, describe_skipped, describe_unmasked, ready_to_train
+from minimaskrcnn.data.commands import DataChoice, describe_skipped, ready_to_train, unmasked_line
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
-from minimaskrcnn.devices import choose_device, describe_device
-from minimaskrcnn.distributed import need_shared, processes, rank, world_size
+from minimaskrcnn.devices import describe_device
+from minimaskrcnn.distributed import need_shared, rank, world_size
 from minimaskrcnn.draw import draw_detections, plot_history
 from minimaskrcnn.engine.evaluate import Metrics, evaluate_dataset, format_metrics, to_results
 from minimaskrcnn.engine.progress import say
-from minimaskrcnn.engine.recipes import PRESETS, Recipe, for_processes, from_scratch, with_batch_size
+from minimaskrcnn.engine.recipes import PRESETS, Recipe, from_scratch
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.files import write_json
 from minimaskrcnn.fine_tune import load_matching, starting_config
@@ -35,34 +34,17 @@ DEMO_VAL = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: of which preset, from which weights, into which folder."""
+    """One training: of which preset, from which weights, in which folder and on which device."""
 
     preset: str
+    weights: Path | None
     out: Path
-    weights: Path | None = None
-    resume: bool = False
-    device: str | None = None
-    deterministic: bool = False
-    workers: int = 0
+    resume: bool
+    device: torch.device
+    workers: int
     """Processes that read pictures."""
-    strict: bool = False
+    strict: bool
     """ValueError where objects would be skipped."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """What takes the place of a recipe's own settings, under the names of `TrainConfig`; None leaves them."""
-
-    steps: int | None = None
-    batch_size: int | None = None
-    """Also rescales learning rate and steps, unless these are given."""
-    accumulate: int = 1
-    lr: float | None = None
-    optimizer: Literal["sgd", "adamw", "muon"] | None = None
-    schedule: Literal["step", "cosine"] | None = None
-    precision: Literal["float32", "bfloat16"] | None = None
-    seed: int = 0
-    eval_every: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,37 +53,24 @@ class Detector:
 
     weights: Path
     out: Path
-    device: str | None
+    device: torch.device
     views: ViewsConfig | None
 
 
-def train(run: Run, data: DataChoice, held_out: DataChoice | None, changes: Changes) -> None:
+def train(run: Run, data: DataChoice, held_out: DataChoice | None, config: TrainConfig) -> None:
     """Train a preset and evaluate it on `held_out` (None: on `data`); alone or as one of torchrun's processes."""
-    if run.deterministic:
-        # cuBLAS reads it when it is first used.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    with processes(run.device) as device:
-        _train(run, device, data, held_out, changes)
-
-
-def _train(
-    run: Run, device_name: str | None, data: DataChoice, held_out: DataChoice | None, changes: Changes
-) -> None:
-    recipe = recipe_of(run.preset)
     if run.weights and not run.resume and run.weights.resolve().parent == run.out.resolve():
         raise ValueError(f"{run.weights}: a new run in {run.out} would replace it; name another --out")
-    config = _training_config(recipe, changes)
-    device = choose_device(device_name)
-    dataset, evaluated = _training_data(recipe, run, data, held_out)
-    for line in filter(None, (describe_skipped(dataset, run.strict), describe_unmasked(evaluated))):
+    dataset, evaluated = _training_data(run, data, held_out)
+    unmasked = unmasked_line(evaluated.annotation_file, evaluated.unmasked())
+    for line in filter(None, (describe_skipped(dataset, run.strict), unmasked)):
         say(line)
     categories = categories_of(dataset)
     torch.manual_seed(config.seed)
-    model = _starting_model(recipe, run, dataset.num_classes).to(device)
+    model = _starting_model(run, dataset.num_classes).to(run.device)
     say(
-        f"Training {run.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} "
-        f"steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {describe_device(device)}"
+        f"Training {run.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} steps "
+        f"of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {describe_device(run.device)}"
         + (f", {world_size()} processes." if world_size() > 1 else ".")
     )
     metrics = train_model(
@@ -119,9 +88,9 @@ def _train(
         finish_training(run.out, metrics)
 
 
-def _starting_model(recipe: Recipe, run: Run, num_classes: int) -> MaskRCNN:
-    """The recipe's network with random weights, or with what fits of the given ones."""
-    config = recipe.config(num_classes)
+def _starting_model(run: Run, num_classes: int) -> MaskRCNN:
+    """The preset's network with random weights, or with what fits of the given ones."""
+    config = recipe_of(run.preset).config(num_classes)
     if run.weights is None:
         return MaskRCNN(from_scratch(config))
     given = read_any(run.weights)
@@ -136,30 +105,29 @@ def _starting_model(recipe: Recipe, run: Run, num_classes: int) -> MaskRCNN:
 
 def evaluate(detector: Detector, data: DataChoice, batch_size: int, workers: int) -> None:
     """COCO's numbers on a data set, and the detections as COCO results; alone or as one of torchrun's processes."""
-    with processes(detector.device) as device:
-        model, categories = load_any(detector.weights)
-        model.to(choose_device(device))
-        dataset = _with_scenes(data, detector.out).open("val", model.keypoint_head is not None)
-        category_of = {c.label: c.category_id for c in categories if c.category_id in dataset.label_of}
-        if not category_of:
-            raise ValueError(f"{detector.weights} and {dataset.annotation_file} have no category id in common")
-        metrics, found = evaluate_dataset(
-            model, dataset, category_of=category_of, batch_size=batch_size, workers=workers, views=detector.views
-        )
-        if rank():
-            return
-        if "segm" in metrics and dataset.unmasked():
-            print(describe_unmasked(dataset))
-        write_json(detector.out / "metrics.json", metrics)
-        write_json(detector.out / "results.json", found, indent=None)
-        print(format_metrics(metrics))
-        print(f"Written: {detector.out / 'metrics.json'}, {detector.out / 'results.json'}")
+    model, categories = load_any(detector.weights)
+    model.to(detector.device)
+    dataset = _with_scenes(data, detector.out).open("val", model.keypoint_head is not None)
+    category_of = {c.label: c.category_id for c in categories if c.category_id in dataset.label_of}
+    if not category_of:
+        raise ValueError(f"{detector.weights} and {dataset.annotation_file} have no category id in common")
+    metrics, found = evaluate_dataset(
+        model, dataset, category_of=category_of, batch_size=batch_size, workers=workers, views=detector.views
+    )
+    if rank():
+        return
+    if "segm" in metrics and dataset.unmasked():
+        print(unmasked_line(dataset.annotation_file, dataset.unmasked()))
+    write_json(detector.out / "metrics.json", metrics)
+    write_json(detector.out / "results.json", found, indent=None)
+    print(format_metrics(metrics))
+    print(f"Written: {detector.out / 'metrics.json'}, {detector.out / 'results.json'}")
 
 
 def predict(detector: Detector, pictures: list[Path], threshold: float) -> None:
     """Draw what is found in pictures from score `threshold` on, and write all that is found as COCO results."""
     model, categories = load_any(detector.weights)
-    model.to(choose_device(detector.device))
+    model.to(detector.device)
     category_of = {category.label: category.category_id for category in categories}
     exact = model.mask_head is not None and model.mask_head.config.exact_paste
     targets = _drawing_paths(pictures, detector.out)
@@ -193,30 +161,11 @@ def recipe_of(name: str) -> Recipe:
     return PRESETS[name]
 
 
-def _training_config(recipe: Recipe, changes: Changes) -> TrainConfig:
-    config = for_processes(recipe, world_size())
-    if changes.optimizer not in (None, config.optimizer) and changes.lr is None:
-        raise ValueError(
-            f"--optimizer {changes.optimizer} needs --lr: this recipe's rate is for {config.optimizer}"
-        )
-    if changes.batch_size:
-        config = with_batch_size(config, changes.batch_size)
-    if config.batch_size % (world_size() * changes.accumulate):
-        raise ValueError(
-            f"--batch-size {config.batch_size} cannot be shared by {world_size()} processes in {changes.accumulate} "
-            "parts each"
-        )
-    given = {name: value for name, value in asdict(changes).items() if value is not None}
-    config = replace(config, **given)
-    # A short run warms up over a tenth of its steps at most.
-    return replace(config, warmup_steps=min(config.warmup_steps, config.steps // 10))
-
-
 def _training_data(
-    recipe: Recipe, run: Run, data: DataChoice, held_out: DataChoice | None
+    run: Run, data: DataChoice, held_out: DataChoice | None
 ) -> tuple[CocoDataset, CocoDataset]:
-    """What to train and what to evaluate on, ready for the recipe's network."""
-    network = recipe.config(2)
+    """What to train and what to evaluate on, ready for the preset's network."""
+    network = recipe_of(run.preset).config(2)
     people = network.keypoint_head is not None
     masks = network.mask_head is not None
     dataset = _with_scenes(data, run.out, run.preset).open("train", people)

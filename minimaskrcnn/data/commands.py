@@ -100,13 +100,8 @@ def require_trainable(dataset: CocoDataset, masks: bool) -> None:
         )
 
 
-def describe_unmasked(dataset: CocoDataset) -> str:
-    """One line about the objects that masks are not compared with, empty where there are none."""
-    return unmasked_line(dataset.annotation_file, dataset.unmasked())
-
-
 def unmasked_line(file: Path, count: int) -> str:
-    """One line about `count` objects without a mask, empty for none."""
+    """One line about `count` objects of a file that masks are not compared with, empty for none."""
     noun = "object" if count == 1 else "objects"
     return f"{file}: segm leaves out {count} {noun} without a mask" if count else ""
 
