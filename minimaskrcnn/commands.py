@@ -65,13 +65,12 @@ def train(run: Run, data: DataChoice, held_out: DataChoice | None, config: Train
     unmasked = unmasked_line(evaluated.annotation_file, evaluated.unmasked())
     for line in filter(None, (describe_skipped(dataset, run.strict), unmasked)):
         say(line)
-    categories = categories_of(dataset)
     torch.manual_seed(config.seed)
     model = _starting_model(run, dataset.num_classes).to(run.device)
     say(
-        f"Training {run.preset} on {len(dataset)} pictures of {len(categories)} categories for {config.steps} steps "
-        f"of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, on {describe_device(run.device)}"
-        + (f", {world_size()} processes." if world_size() > 1 else ".")
+        f"Training {run.preset} on {len(dataset)} pictures of {len(dataset.categories)} categories for "
+        f"{config.steps} steps of {config.batch_size}, {config.optimizer}, learning rate {config.lr:g}, "
+        f"on {describe_device(run.device)}" + (f", {world_size()} processes." if world_size() > 1 else ".")
     )
     metrics = train_model(
         model,
@@ -79,7 +78,6 @@ def train(run: Run, data: DataChoice, held_out: DataChoice | None, config: Train
         run.out,
         config,
         preset=run.preset,
-        categories=categories,
         workers=run.workers,
         resume=run.resume,
         evaluation=lambda trained: evaluate_dataset(trained, evaluated, workers=run.workers)[0],
@@ -195,11 +193,6 @@ def _with_scenes(data: DataChoice, out: Path, preset: str | None = None) -> Data
         demo_scenes(root, None if usual else scenes)
     need_shared(root / "toybox.json")
     return replace(data, folder=str(root))
-
-
-def categories_of(dataset: CocoDataset) -> list[CategoryName]:
-    """What each label of a data set means."""
-    return [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
 
 
 def names_of(categories: list[CategoryName]) -> dict[int, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minimaskrcnn import commands
-from minimaskrcnn.commands import categories_of, demo_scenes, detect_in_picture, finish_training, names_of
+from minimaskrcnn.commands import demo_scenes, detect_in_picture, finish_training, names_of
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.devices import describe_device
@@ -21,7 +21,8 @@ from minimaskrcnn.engine import recipes
 from minimaskrcnn.engine.checkpoint import steps_done
 from minimaskrcnn.engine.estimate import seconds_per_step
 from minimaskrcnn.engine.evaluate import evaluate_dataset
-from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.engine.settings import TrainConfig, categories_of
+from minimaskrcnn.engine.train import train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
 PRESET = "maskrcnn_toy"
@@ -97,8 +98,7 @@ def _train(
         last = out / "last.safetensors"
         print(f"It is trained already: it is evaluated and drawn again.  To train anew, delete {last}.", flush=True)
     began = time.perf_counter()
-    categories = categories_of(dataset)
-    train_model(model, dataset, out, config, preset=PRESET, categories=categories, resume=done > 0)
+    train_model(model, dataset, out, config, preset=PRESET, resume=done > 0)
     if left:
         print(f"Trained in {(time.perf_counter() - began) / 60:.1f} minutes.", flush=True)
 

@@ -38,7 +38,6 @@ from minimaskrcnn.engine.settings import differences, shared_settings
 from minimaskrcnn.engine.train import TrainConfig, train_model
 from minimaskrcnn.files import write_json
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from minimaskrcnn.weights import CategoryName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +149,8 @@ def run_job(job: Job) -> None:
     torch.manual_seed(job.training.seed)
     model = MaskRCNN(job.config)
     resumed = (job.folder / "last.safetensors").exists()
-    categories = [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
     began = time.process_time()
-    train_model(
-        model, dataset, job.folder, job.training, preset="ablation", categories=categories, resume=True
-    )
+    train_model(model, dataset, job.folder, job.training, preset="ablation", resume=True)
     trained = time.process_time()
     metrics, _ = evaluate_dataset(model, held_out)
     ended = time.process_time()

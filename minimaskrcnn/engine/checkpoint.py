@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minimaskrcnn.distributed import world_size
+from minimaskrcnn.distributed import rank, world_size
 from minimaskrcnn.engine.settings import TrainConfig, differences, shared_settings
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import (
@@ -45,7 +45,12 @@ def save_checkpoint(
     preset: str,
     categories: list[CategoryName],
 ) -> None:
-    """Write model, optimiser and `step` steps done; `settings` are those that a resumed run must share."""
+    """Write model, optimiser and `step` steps done; `settings` are those that a resumed run must share.
+
+    Of several processes the first writes.
+    """
+    if rank():
+        return
     metadata = {"step": str(step), "settings": json.dumps(settings), "processes": str(world_size())}
     training = _optimizer_tensors(optimizer)
     save_weights(
