@@ -81,12 +81,17 @@ def _add_run(parser: Parser, out: str) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
 
 
-def _add_data(parser: Parser, layout: str) -> None:
+def _add_data(parser: Parser, layout: str, split: str) -> None:
     parser.add_argument("--data", metavar="DIR", help=layout)
-    parser.add_argument("--images", type=Path, help="or: any folder of pictures ...")
-    parser.add_argument("--annotations", type=Path, help="... and a JSON file in COCO's format")
+    _add_files(parser, split)
     parser.add_argument("--limit", type=positive_int, help="the first so many pictures only")
     parser.add_argument("--workers", type=count, default=0, help="processes that read pictures (default 0)")
+
+
+def _add_files(parser: Parser, split: str) -> None:
+    parser.add_argument("--split", help=split)
+    parser.add_argument("--images", type=Path, help="or: any folder of pictures ...")
+    parser.add_argument("--annotations", type=Path, help="... and a JSON file in COCO's format")
 
 
 def _add_weights(parser: Parser, what: str, required: bool = False) -> None:
@@ -106,10 +111,10 @@ def _add_demo(parser: Parser) -> None:
 
 
 def _add_train(parser: Parser) -> None:
-    _add_data(parser, "folder in COCO's layout, or 'toybox' for generated scenes")
+    layout = "folder in COCO's layout, or 'toybox' for generated scenes"
+    _add_data(parser, layout, "training split of --data (default train2017 or train)")
     _add_run(parser, "folder of the run: checkpoints, metrics.jsonl, metrics.json, curve.png")
     _add_weights(parser, "start from ")
-    parser.add_argument("--split", help="training split of --data (default train2017 or train)")
     parser.add_argument("--val-split", help="evaluated split of --data (default val2017 or val)")
     parser.add_argument("--val-images", type=Path, help="evaluate on this folder ...")
     parser.add_argument("--val-annotations", type=Path, help="... and JSON (default with --images: the same)")
@@ -129,11 +134,10 @@ def _add_train(parser: Parser) -> None:
 
 
 def _add_evaluate(parser: Parser) -> None:
-    _add_data(parser, "folder in COCO's layout")
+    _add_data(parser, "folder in COCO's layout", "split of --data (default val2017 or val)")
     _add_run(parser, "folder for metrics.json and results.json")
     _add_weights(parser, "")
     parser.add_argument("--views", action="store_true", help="test-time augmentation: nine sizes, each mirrored too")
-    parser.add_argument("--split", help="split of --data (default val2017 or val)")
     parser.add_argument("--results", type=Path, help="or: detections as COCO results, without a model")
     parser.add_argument("--batch-size", type=positive_int, default=4)
 
@@ -173,9 +177,7 @@ def _add_coco(parser: Parser) -> None:
 
 def _add_check(parser: Parser) -> None:
     parser.add_argument("data", nargs="?", metavar="DIR", help="folder in COCO's layout")
-    parser.add_argument("--split", help="one split of DIR (default: every one that has an annotation file)")
-    parser.add_argument("--images", type=Path, help="or: any folder of pictures ...")
-    parser.add_argument("--annotations", type=Path, help="... and a JSON file in COCO's format")
+    _add_files(parser, "one split of DIR (default: every one that has an annotation file)")
     parser.set_defaults(limit=None)
     parser.add_argument("--no-pictures", action="store_true", help="the annotations only: seconds, not minutes")
 
@@ -229,20 +231,11 @@ def _training_config(options: argparse.Namespace, recipe: Recipe) -> TrainConfig
             f"--batch-size {config.batch_size} cannot be shared by {world_size()} processes in {options.accumulate} "
             "parts each"
         )
-    steps = options.steps or config.steps
-    return replace(
-        config,
-        steps=steps,
-        # A short run warms up over a tenth of its steps at most.
-        warmup_steps=min(config.warmup_steps, steps // 10),
-        accumulate=options.accumulate,
-        lr=options.lr or config.lr,
-        optimizer=options.optimizer or config.optimizer,
-        schedule=options.schedule or config.schedule,
-        precision=options.precision or config.precision,
-        seed=options.seed,
-        eval_every=config.eval_every if options.eval_every is None else options.eval_every,
-    )
+    names = ("steps", "accumulate", "lr", "optimizer", "schedule", "precision", "seed", "eval_every")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = replace(config, **given)
+    # A short run warms up over a tenth of its steps at most.
+    return replace(config, warmup_steps=min(config.warmup_steps, config.steps // 10))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

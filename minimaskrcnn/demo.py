@@ -65,7 +65,11 @@ def run_demo(out: Path, *, quick: bool = False, steps: int | None = None, seed: 
         _train(model, dataset, out, config, done, len(held_out))
         _show(model, held_out, out)
     except KeyboardInterrupt:
-        print(f"\n{_how_to_go_on(last, config)}", file=sys.stderr)
+        if done := steps_done(last, config):
+            remedy = f"The same command goes on from {last}, after {done} of {config.steps} steps."
+        else:
+            remedy = "The same command begins again: there is no checkpoint yet."
+        print(f"\n{remedy}", file=sys.stderr)
         raise
 
 
@@ -109,13 +113,6 @@ def _estimate(model: MaskRCNN, dataset: CocoDataset, config: TrainConfig, steps:
     # To evaluate a scene takes about as long as to train on one.
     minutes = seconds * (steps + held_out / config.batch_size) / 60
     return f"About {minutes:.1f} minutes from here: {steps} steps of {seconds:.2f} s, then the evaluation."
-
-
-def _how_to_go_on(last: Path, config: TrainConfig) -> str:
-    done = steps_done(last, config)
-    if done == 0:
-        return "The same command begins again: there is no checkpoint yet."
-    return f"The same command goes on from {last}, after {done} of {config.steps} steps."
 
 
 def _show(model: MaskRCNN, held_out: CocoDataset, out: Path) -> None:

@@ -296,7 +296,8 @@ def _plot_losses(axis: Any, lines: list[dict[str, Any]]) -> None:
     parts = sorted({key for line in lines for key in line if key.startswith("loss_")})
     for part, colour in zip(parts, PALETTE * len(parts)):
         values = [line.get(part, math.nan) for line in lines]
-        axis.plot(steps, values, color=_fraction(colour), linewidth=1.2, label=part.removeprefix("loss_"))
+        name = part.removeprefix("loss_")
+        axis.plot(steps, values, color=[c / 255 for c in colour], linewidth=1.2, label=name)
     axis.plot(steps, [line["loss"] for line in lines], color="black", linewidth=1.8, label="total")
     axis.set_ylim(bottom=0)
     axis.set_title("Loss", loc="left")
@@ -309,13 +310,9 @@ def _plot_scores(axis: Any, lines: list[dict[str, Any]]) -> None:
         points = [(line["step"], line["eval"][kind]["AP"]) for line in lines if kind in line["eval"]]
         if points:
             label = f"{name}, {points[-1][1]:.3f} at the end"
-            axis.plot(
-                *zip(*points), color=_fraction(colour), linewidth=1.8, marker="o", markersize=4, label=label
-            )
+            steps, values = zip(*points)
+            rgb = [c / 255 for c in colour]
+            axis.plot(steps, values, color=rgb, linewidth=1.8, marker="o", markersize=4, label=label)
     axis.set_ylim(0, 1)
     axis.set_title("AP, averaged over IoU 0.50 to 0.95", loc="left")
     axis.legend(frameon=False, fontsize=9)
-
-
-def _fraction(colour: Colour) -> tuple[float, float, float]:
-    return colour[0] / 255, colour[1] / 255, colour[2] / 255

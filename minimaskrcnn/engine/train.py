@@ -7,7 +7,6 @@ batch have the gradients that one has, except batch norm's statistics, which are
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -164,17 +163,14 @@ def _alone_in(run: Path) -> Iterator[None]:
     if rank() or fcntl is None:
         yield
         return
-    handle = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (run / ".lock").open("a") as lock:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{run}: another process is training in it; end that, or name another") from None
         except OSError:
             pass  # a file system without locks
         yield
-    finally:
-        os.close(handle)
 
 
 def _resumed(
