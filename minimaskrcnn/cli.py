@@ -2,7 +2,8 @@
 
 Its flags are those of a run (data, preset, weights, out, steps, ...), never a model's: a variant of a model is
 made in Python with `dataclasses.replace`.  Whatever is wrong with the arguments or the files they name ends in
-one line on standard error and exit code 2.  What a command gets is built here, in `run_command`.
+one line on standard error and exit code 2.  The parsed options end here: `run_command` and what it calls
+make values of a command's own types of them.
 """
 
 import argparse
@@ -36,6 +37,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

@@ -296,7 +296,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     print(f"Written: {folder / 'table.json'}, {folder / 'table.md'}")
     try:
         save_figure(report, folder / "figure.png")
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # also of a matplotlib that is there and broken
         print(f"No figure: {error}")
     else:
         print(f"Figure: {folder / 'figure.png'}")
