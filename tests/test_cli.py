@@ -1,5 +1,6 @@
 """The command line: one line and exit code 2 for whatever is wrong, and what each command leaves behind."""
 
+import ast
 import contextlib
 import io
 import json
@@ -430,3 +431,13 @@ def test_a_recipe_with_scenes_of_its_own_is_evaluated_on_the_usual_ones(tmp_path
     assert outcome.code == 0 and (tmp_path / "toybox_tiny" / "toybox.json").is_file()
     held_out = [tmp_path / name / "annotations" / "instances_val.json" for name in ("toybox", "toybox_tiny")]
     assert held_out[0].read_bytes() == held_out[1].read_bytes()
+
+
+def test_parsed_options_stay_as_they_are_and_in_the_command_line():
+    for path in sorted(Path(cli.__file__).parent.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "cli.py" or "Namespace" not in text, path
+        for node in ast.walk(ast.parse(text)):
+            # A load of an attribute reads it; a store or a deletion would change what was parsed.
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "options":
+                assert isinstance(node.ctx, ast.Load), f"{path}:{node.lineno}"
