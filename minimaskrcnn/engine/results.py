@@ -6,7 +6,6 @@ masks' own areas decide which are small, as if the boxes were not in the file.  
 file in many ways, one of them a read past the end of a string; so every row is checked first.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from minimaskrcnn.data.coco import parse_content
-from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, load_json, read_json
+from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, load_json, parse_box, read_json
 from minimaskrcnn.data.coco_table import without_outline
 from minimaskrcnn.data.commands import unmasked_line
 from minimaskrcnn.data.keypoints import NUM_KEYPOINTS, parse_keypoints
@@ -57,13 +56,14 @@ def read_results(file: Path) -> list[Any]:
     return content
 
 
-def evaluate_results(file: Path, annotations: Path, *, say: Callable[[str], object] = print) -> Metrics:
+def evaluate_results(file: Path, annotations: Path) -> Metrics:
     """COCO's numbers of the results in `file`; ValueError names the file and the row that is not COCO's.
 
-    `say` gets a line on objects without a mask, where others have one.
+    Prints a line on objects without a mask, where others have one.
     """
     rows = read_results(file)
-    _, images, table = parse_content(annotations, _as_pycocotools_reads(read_json(annotations)))
+    content = read_json(annotations)
+    _, images, table = parse_content(annotations, _as_pycocotools_reads(content))
     sizes = {record.id: (record.height, record.width) for record in images}
     results: list[Result] = []
     for position, row in enumerate(rows):
@@ -75,13 +75,13 @@ def evaluate_results(file: Path, annotations: Path, *, say: Callable[[str], obje
         except ValueError as error:
             raise ValueError(f"{file}: row {position}: {error}") from None
     if results and "keypoints" in results[0]:
-        _check_joints(annotations)
+        _check_joints(annotations, content)
     metrics = coco_metrics(annotations, results)
     given = {kind for field, kind in KIND_OF.items() if not results or field in results[0]}
     metrics = {kind: numbers for kind, numbers in metrics.items() if kind in given}
     unmasked = int(without_outline(table).sum())
     if "segm" in metrics and unmasked:
-        say(unmasked_line(annotations, unmasked))
+        print(unmasked_line(annotations, unmasked))
     if not metrics:
         raise ValueError(f"{annotations}: nothing in it to compare {sorted(given)} of {file} with")
     return metrics
@@ -103,9 +103,9 @@ def _whole(entry: Entry) -> Entry:
     return {**entry, **{key: int(value) for key, value in written.items() if value.is_integer()}}
 
 
-def _check_joints(annotations: Path) -> None:
+def _check_joints(annotations: Path, content: Entry) -> None:
     """ValueError for keypoints of the ground truth that are not COCO's."""
-    for entry in entries(annotations, read_json(annotations), "annotations"):
+    for entry in entries(annotations, content, "annotations"):
         try:
             if "keypoints" in entry:
                 parse_keypoints(entry)
@@ -127,7 +127,7 @@ def _parse(row: Any, sizes: dict[int, ImageSize]) -> Result:
     if not KIND_OF.keys() & row.keys():
         raise ValueError("it has no 'bbox', 'segmentation' or 'keypoints'")
     if "bbox" in row:
-        result["bbox"] = parse_field(row, "bbox", 4, "[x, y, width, height]").tolist()
+        result["bbox"] = parse_box(row).tolist()
     if "segmentation" in row:
         result["segmentation"] = _parse_mask(row, sizes[image_id])
     if "keypoints" in row:
