@@ -129,7 +129,8 @@ def _add_train(parser: Parser) -> None:
     parser.add_argument("--optimizer", choices=["sgd", "adamw", "muon"])
     parser.add_argument("--schedule", choices=["step", "cosine"])
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
-    parser.add_argument("--deterministic", action="store_true", help="the same bits on a GPU too (slower there)")
+    same_bits = "the same bits each time on a GPU too (slower there)"
+    parser.add_argument("--deterministic", action="store_true", help=same_bits)
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--eval-every", type=count, help="steps; 0 evaluates only at the end")
     parser.add_argument("--strict", action="store_true", help="stop where objects would be skipped")
