@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minimaskrcnn import commands
-from minimaskrcnn.commands import categories_of, demo_scenes, detect, finish_training, names_of
+from minimaskrcnn.commands import demo_scenes, detect_in_picture, finish_training, names_of
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.transforms import AugmentConfig
@@ -21,8 +21,9 @@ from minimaskrcnn.draw import draw_detections, draw_grid
 from minimaskrcnn.engine.checkpoint import steps_done
 from minimaskrcnn.engine.estimate import seconds_per_step
 from minimaskrcnn.engine.evaluate import evaluate_dataset
-from minimaskrcnn.engine.recipes import TOY, Preset, cpu_precision, preset
-from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.engine.recipes import TOY, cpu_precision, preset
+from minimaskrcnn.engine.settings import TrainConfig, categories_of
+from minimaskrcnn.engine.train import train_model
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.presets import PRESETS, maskrcnn_toy
 
@@ -46,13 +47,13 @@ def quick_toy(num_classes: int = 9) -> MaskRCNNConfig:
     return replace(toy, transform=replace(toy.transform, min_sizes=(160,)))
 
 
-def run(out: Path, *, quick: bool = False, steps: int | None = None, seed: int = 0) -> None:
+def run_demo(out: Path, *, quick: bool = False, steps: int | None = None, seed: int = 0) -> None:
     """Write scenes, train, evaluate and draw, all under `out`; `quick` is the recipe of a quarter of the work.
 
     `steps` replaces the recipe's.  ValueError, before anything is written, where `out` holds a training of other
     settings.
     """
-    recipe = _recipe(quick)
+    recipe = quick_toy if quick else PRESETS[PRESET]
     config = replace(
         recipe.training,
         steps=steps or recipe.training.steps,
@@ -67,45 +68,18 @@ def run(out: Path, *, quick: bool = False, steps: int | None = None, seed: int =
     except ValueError as error:
         raise ValueError(f"{error}; name another --out, or delete that file to begin anew") from error
     try:
-        _run(out, config, quick, done)
+        dataset, held_out = _scenes(out, quick)
+        torch.manual_seed(seed)
+        model = MaskRCNN(recipe.config(dataset.num_classes))
+        _train(model, dataset, out, config, done, len(held_out))
+        _show(model, held_out, out)
     except KeyboardInterrupt:
-        print(f"\n{_how_to_go_on(last, config)}", file=sys.stderr)
+        if done := steps_done(last, config):
+            remedy = f"The same command goes on from {last}, after {done} of {config.steps} steps."
+        else:
+            remedy = "The same command begins again: there is no checkpoint yet."
+        print(f"\n{remedy}", file=sys.stderr)
         raise
-
-
-def _run(out: Path, config: TrainConfig, quick: bool, done: int) -> None:
-    last = out / "last.safetensors"
-    dataset, held_out = _scenes(out, quick)
-    torch.manual_seed(config.seed)
-    model = MaskRCNN(_recipe(quick).config(dataset.num_classes))
-    parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"Training {PRESET} ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of {config.batch_size} "
-        f"scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
-        flush=True,
-    )
-    if done < config.steps:
-        print(_estimate(model, dataset, config, config.steps - done, len(held_out)), flush=True)
-    else:
-        print(
-            f"It is trained already: it is evaluated and drawn again.  To train anew, delete {last}.",
-            flush=True,
-        )
-    began = time.perf_counter()
-    train_model(
-        model, dataset, out, config, preset=PRESET, categories=categories_of(dataset), resume=done > 0
-    )
-    if done < config.steps:
-        print(f"Trained in {(time.perf_counter() - began) / 60:.1f} minutes.", flush=True)
-    print(f"Evaluating on {len(held_out)} held-out scenes ...", flush=True)
-    metrics, _ = evaluate_dataset(model, held_out)
-    finish_training(out, metrics)
-    _draw(model, held_out, out / "pictures")
-    print(f"Pictures of what it found: {out / 'pictures'}, all in one: {out / 'predictions.png'}")
-
-
-def _recipe(quick: bool) -> Preset:
-    return quick_toy if quick else PRESETS[PRESET]
 
 
 def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:
@@ -120,6 +94,28 @@ def _scenes(out: Path, quick: bool) -> tuple[CachedDataset, CocoDataset]:
     return CachedDataset(open_coco(root, "train")), open_coco(root, "val")
 
 
+def _train(
+    model: MaskRCNN, dataset: CocoDataset, out: Path, config: TrainConfig, done: int, held_out: int
+) -> None:
+    """Train for the steps after `done`, with words on how long that and evaluating `held_out` scenes will take."""
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"Training {PRESET} ({parameters / 1e6:.1f} M parameters) for {config.steps} steps of {config.batch_size} "
+        f"scenes in {config.precision} on {describe_device(torch.device('cpu'))} ...",
+        flush=True,
+    )
+    left = config.steps - done
+    if left:
+        print(_estimate(model, dataset, config, left, held_out), flush=True)
+    else:
+        last = out / "last.safetensors"
+        print(f"It is trained already: it is evaluated and drawn again.  To train anew, delete {last}.", flush=True)
+    began = time.perf_counter()
+    train_model(model, dataset, out, config, preset=PRESET, resume=done > 0)
+    if left:
+        print(f"Trained in {(time.perf_counter() - began) / 60:.1f} minutes.", flush=True)
+
+
 def _estimate(model: MaskRCNN, dataset: CocoDataset, config: TrainConfig, steps: int, held_out: int) -> str:
     """Minutes from here to the end, in words: `steps` are left, and then `held_out` scenes to evaluate."""
     seconds = SLOWER_LATER * seconds_per_step(model, dataset, config)
@@ -128,20 +124,17 @@ def _estimate(model: MaskRCNN, dataset: CocoDataset, config: TrainConfig, steps:
     return f"About {minutes:.1f} minutes from here: {steps} steps of {seconds:.2f} s, then the evaluation."
 
 
-def _how_to_go_on(last: Path, config: TrainConfig) -> str:
-    done = steps_done(last, config)
-    if done == 0:
-        return "The same command begins again: there is no checkpoint yet."
-    return f"The same command goes on from {last}, after {done} of {config.steps} steps."
-
-
-def _draw(model: MaskRCNN, dataset: CocoDataset, folder: Path) -> None:
-    """The first scenes with what is found in them, each in `folder` and all in `predictions.png` beside it."""
+def _show(model: MaskRCNN, held_out: CocoDataset, out: Path) -> None:
+    """AP, and pictures of the first scenes with what is found in them: each alone and all in one."""
+    print(f"Evaluating on {len(held_out)} held-out scenes ...", flush=True)
+    finish_training(out, evaluate_dataset(model, held_out)[0])
+    folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    names = names_of(categories_of(dataset))
+    names = names_of(categories_of(held_out))
     drawn = []
-    for index in range(min(PICTURES, len(dataset))):
-        image = dataset[index].image
-        drawn.append(draw_detections(image, detect(model, image), names))
-        drawn[-1].save(folder / f"{Path(dataset.images[index].file_name).stem}.png")
-    draw_grid(drawn, columns=4).save(folder.parent / "predictions.png")
+    for index in range(min(PICTURES, len(held_out))):
+        image = held_out[index].image
+        drawn.append(draw_detections(image, detect_in_picture(model, image), names))
+        drawn[-1].save(folder / f"{Path(held_out.images[index].file_name).stem}.png")
+    draw_grid(drawn, columns=4).save(out / "predictions.png")
+    print(f"Pictures of what it found: {folder}, all in one: {out / 'predictions.png'}")

@@ -88,23 +88,25 @@ def draw_grid(
     columns = min(columns, len(images))
     rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
     free = width - margin * (columns + 1)
-    aspects = [[image.width / image.height for image in row] for row in rows]
     # An incomplete last row gets the height that it would have if filled up with pictures of the average shape.
-    typical = sum(map(sum, aspects)) / len(images)
-    heights = [round(free / (sum(row) + typical * (columns - len(row)))) for row in aspects]
+    typical = _aspects(images) / len(images)
+    heights = [round(free / (_aspects(row) + typical * (columns - len(row)))) for row in rows]
     sheet = Image.new("RGB", (width, sum(heights) + margin * (len(rows) + 1)), colour)
     y = margin
-    for row, shape, height in zip(rows, aspects, heights):
+    for row, height in zip(rows, heights):
         x = float(margin)
-        for image, aspect in zip(row, shape):
-            left = round(x)
-            right = round(x + height * aspect)
-            sheet.paste(
-                image.convert("RGB").resize((right - left, height), Image.Resampling.LANCZOS), (left, y)
-            )
-            x += height * aspect + margin
+        for image in row:
+            right = x + height * (image.width / image.height)
+            size = (round(right) - round(x), height)
+            sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), (round(x), y))
+            x = right + margin
         y += height + margin
     return sheet
+
+
+def _aspects(images: Sequence[Image.Image]) -> float:
+    """Width over height, summed."""
+    return sum(image.width / image.height for image in images)
 
 
 def _draw(image: Float[Tensor, "3 h w"], objects: Mapping[str, Any], texts: list[str]) -> Image.Image:
@@ -116,14 +118,10 @@ def _draw(image: Float[Tensor, "3 h w"], objects: Mapping[str, Any], texts: list
     colours = _choose_colours([instance.box for instance in instances])
     line = max(2, round(max(picture.size) / 400))
     by_size = sorted(range(len(instances)), key=lambda index: -_area(instances[index].box))
-    for index in by_size:  # small objects lie on large ones
-        _paint_mask(picture, instances[index], colours[index], line)
-    draw = ImageDraw.Draw(picture)
-    for index in by_size:
-        _paint_box(draw, instances[index].box, colours[index], line)
-    for index in by_size:
-        _paint_keypoints(draw, instances[index], colours[index], line)
-    _paint_labels(draw, instances, colours, picture.size)
+    for paint in (_paint_mask, _paint_box, _paint_keypoints):
+        for index in by_size:  # small objects lie on large ones
+            paint(picture, instances[index], colours[index], line)
+    _paint_labels(picture, instances, colours)
     return picture
 
 
@@ -197,12 +195,14 @@ def _paint_mask(picture: Image.Image, instance: Instance, colour: Colour, line: 
     picture.paste(colour, corner, rim)
 
 
-def _paint_box(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, line: int) -> None:
-    draw.rectangle([round(value) for value in box], outline=colour, width=max(1, line // 2))
+def _paint_box(picture: Image.Image, instance: Instance, colour: Colour, line: int) -> None:
+    corners = [round(value) for value in instance.box]
+    ImageDraw.Draw(picture).rectangle(corners, outline=colour, width=max(1, line // 2))
 
 
-def _paint_keypoints(draw: ImageDraw.ImageDraw, instance: Instance, colour: Colour, line: int) -> None:
+def _paint_keypoints(picture: Image.Image, instance: Instance, colour: Colour, line: int) -> None:
     """Bones between labelled keypoints, in the instance's colour on black; hidden keypoints are hollow."""
+    draw = ImageDraw.Draw(picture)
     points = instance.keypoints
     line = max(1, min(line, round(math.sqrt(_area(instance.box)) / 50)))  # finer on a small person
     bones = [(points[a][:2], points[b][:2]) for a, b in SKELETON if points and points[a][2] and points[b][2]]
@@ -215,17 +215,17 @@ def _paint_keypoints(draw: ImageDraw.ImageDraw, instance: Instance, colour: Colo
             draw.ellipse(dot, fill="white" if v > 1 else colour, outline="black")
 
 
-def _paint_labels(
-    draw: ImageDraw.ImageDraw, instances: list[Instance], colours: list[Colour], size: tuple[int, int]
-) -> None:
-    font = ImageFont.load_default(max(11, round(max(size) / (40 if len(instances) < CROWDED else 55))))
+def _paint_labels(picture: Image.Image, instances: list[Instance], colours: list[Colour]) -> None:
+    draw = ImageDraw.Draw(picture)
+    share = 40 if len(instances) < CROWDED else 55
+    font = ImageFont.load_default(max(11, round(max(picture.size) / share)))
     placed: list[Rectangle] = []
     for instance, colour in zip(instances, colours):
         left, top, right, bottom = font.getbbox(instance.text)
         pad = max(2, (bottom - top) // 5)
         ascent, descent = font.getmetrics()
         extent = (round(right - left) + 2 * pad, ascent + descent)
-        place = _place_label(instance.box, extent, placed, size)
+        place = _place_label(instance.box, extent, placed, picture.size)
         placed.append(place)
         draw.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
         draw.text((place[0] + pad - left, place[1]), instance.text, fill=_ink(colour), font=font)
@@ -296,7 +296,8 @@ def _plot_losses(axis: Any, lines: list[dict[str, Any]]) -> None:
     parts = sorted({key for line in lines for key in line if key.startswith("loss_")})
     for part, colour in zip(parts, PALETTE * len(parts)):
         values = [line.get(part, math.nan) for line in lines]
-        axis.plot(steps, values, color=_fraction(colour), linewidth=1.2, label=part.removeprefix("loss_"))
+        name = part.removeprefix("loss_")
+        axis.plot(steps, values, color=[c / 255 for c in colour], linewidth=1.2, label=name)
     axis.plot(steps, [line["loss"] for line in lines], color="black", linewidth=1.8, label="total")
     axis.set_ylim(bottom=0)
     axis.set_title("Loss", loc="left")
@@ -309,13 +310,9 @@ def _plot_scores(axis: Any, lines: list[dict[str, Any]]) -> None:
         points = [(line["step"], line["eval"][kind]["AP"]) for line in lines if kind in line["eval"]]
         if points:
             label = f"{name}, {points[-1][1]:.3f} at the end"
-            axis.plot(
-                *zip(*points), color=_fraction(colour), linewidth=1.8, marker="o", markersize=4, label=label
-            )
+            steps, values = zip(*points)
+            rgb = [c / 255 for c in colour]
+            axis.plot(steps, values, color=rgb, linewidth=1.8, marker="o", markersize=4, label=label)
     axis.set_ylim(0, 1)
     axis.set_title("AP, averaged over IoU 0.50 to 0.95", loc="left")
     axis.legend(frameon=False, fontsize=9)
-
-
-def _fraction(colour: Colour) -> tuple[float, float, float]:
-    return colour[0] / 255, colour[1] / 255, colour[2] / 255

@@ -14,7 +14,6 @@ detection models and ResNets; the layers are the same, so nothing is computed (d
 
 import dataclasses
 import json
-import os
 import pickle
 import re
 import struct
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from minimaskrcnn.config_json import config_from_json, config_to_json
 from minimaskrcnn.data.coco_names import COCO_NAMES, CategoryName
+from minimaskrcnn.files import replacing
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from minimaskrcnn.presets import (
     as_detectron2,
@@ -81,26 +81,8 @@ def save_weights(
         "categories": json.dumps(categories),
         **(training_metadata or {}),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata)
-    replace_durably(temporary, path)
-
-
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Give a whole file its name; whatever happens after, `path` is either the old file or the new one."""
-    _sync(temporary)
-    temporary.replace(path)
-    if os.name == "posix":
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written; Windows opens no folders."""
-    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
 def load_weights(path: Path, parts: tuple[type, ...] = ()) -> WeightsFile:

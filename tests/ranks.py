@@ -19,9 +19,10 @@ from minimaskrcnn.data.coco import open_coco
 from minimaskrcnn.data.loader import generator_for, training_batches
 from minimaskrcnn.distributed import averaging, need_shared, processes, rank, world_size
 from minimaskrcnn.engine import step as one_step
-from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.evaluate import evaluate_dataset
 from minimaskrcnn.engine.step import training_step
 from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.files import write_json
 from minimaskrcnn.mask_rcnn import MaskRCNN
 
 # Pictures of one size, so that padding is the same in every share.  Of three ranks the second has no object at all.
@@ -93,10 +94,10 @@ def train(folder: Path, norm: str = "group") -> None:
     def evaluation(trained: MaskRCNN) -> dict:
         metrics, results = evaluate_dataset(trained, held_out, batch_size=2)
         if rank() == 0:
-            write_json(run / "results.json", results)
+            write_json(run / "results.json", results, indent=None)
         return metrics
 
-    metrics = train_model(model, dataset, run, TRAINING, preset="tiny", categories=[], evaluation=evaluation)
+    metrics = train_model(model, dataset, run, TRAINING, preset="tiny", evaluation=evaluation)
     write_json(folder / f"metrics-{world_size()}-{rank()}.json", metrics)
 
 
@@ -115,7 +116,7 @@ def cut(folder: Path, resume: bool = False) -> None:
     model = tiny_model(dataset.num_classes, seed=9 if resume else 0)
     config = replace(TRAINING, checkpoint_every=2, eval_every=0 if resume else 2)
     train_model(
-        model, dataset, folder / f"cut-{world_size()}", config, preset="tiny", categories=[], resume=resume,
+        model, dataset, folder / f"cut-{world_size()}", config, preset="tiny", resume=resume,
         evaluation=None if resume else evaluation,
     )  # fmt: skip
 
@@ -132,13 +133,13 @@ def nodes(folder: Path) -> None:
     told = []
     for attempt in (
         lambda: need_shared(run / "last.safetensors"),
-        lambda: train_model(model, dataset, run, TRAINING, preset="tiny", categories=[], resume=True),
+        lambda: train_model(model, dataset, run, TRAINING, preset="tiny", resume=True),
     ):
         try:
             attempt()
         except ValueError as error:
             told.append(str(error))
-    write_json(folder / f"told-{rank()}.json", told)
+    write_json(folder / f"told-{rank()}.json", told, indent=None)
 
 
 def nan_gradient(folder: Path) -> None:
@@ -149,7 +150,7 @@ def nan_gradient(folder: Path) -> None:
         model.mask_head.predictor.weight.register_hook(lambda gradient: gradient * torch.nan)
         save = one_step.save_batch
         one_step.save_batch = lambda *batch: time.sleep(5) or save(*batch)
-    train_model(model, dataset, folder / "nan_gradient", TRAINING, preset="tiny", categories=[])
+    train_model(model, dataset, folder / "nan_gradient", TRAINING, preset="tiny")
 
 
 def nan_loss(folder: Path) -> None:
@@ -160,7 +161,7 @@ def nan_loss(folder: Path) -> None:
         model.register_forward_hook(
             lambda module, inputs, losses: losses | {"loss_mask": losses["loss_mask"] * torch.nan}
         )
-    train_model(model, dataset, folder / "nan_loss", TRAINING, preset="tiny", categories=[])
+    train_model(model, dataset, folder / "nan_loss", TRAINING, preset="tiny")
 
 
 def die(folder: Path) -> None:
@@ -176,7 +177,7 @@ def forever(folder: Path) -> None:
     dataset = open_coco(folder / "scenes", "train")
     config = replace(TRAINING, steps=100_000, checkpoint_every=100_000)
     train_model(
-        tiny_model(dataset.num_classes), dataset, folder / "run", config, preset="tiny", categories=[]
+        tiny_model(dataset.num_classes), dataset, folder / "run", config, preset="tiny"
     )
 
 

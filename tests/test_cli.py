@@ -1,5 +1,6 @@
 """The command line: one line and exit code 2 for whatever is wrong, and what each command leaves behind."""
 
+import ast
 import contextlib
 import io
 import json
@@ -104,10 +105,10 @@ BAD = {
     "": "COMMAND",
     "fly": "invalid choice: 'fly'",
     "train": "--out",
-    "train --out {p}/o": "give --data DIR, or --images",
+    "train --out {p}/o": "give a folder in COCO's layout",
     "train --out {p}/o --data {p}/data --images {p}/data/train": "not both",
-    "train --out {p}/o --images {p}/data/train": "give --data DIR, or --images",
-    "train --out {p}/o --annotations {p}/empty.json": "give --data DIR, or --images",
+    "train --out {p}/o --images {p}/data/train": "give a folder in COCO's layout",
+    "train --out {p}/o --annotations {p}/empty.json": "give a folder in COCO's layout",
     "train --out {p}/o --data {p}/nowhere": "no such file",
     "train --out {p}/o --data {p}/data --split test": "instances_test.json: no such file",
     "train --out {p}/o --data {p}/data --val-split test": "instances_test.json: no such file",
@@ -150,7 +151,7 @@ BAD = {
     "evaluate --data {p}/data --out {p}/o": "--weights",
     "evaluate --data {p}/data --out {p}/o --weights {p}/nothing.safetensors": "no such weights file",
     "evaluate --data {p}/data --out {p}/o --weights {p}/damaged.safetensors": "damaged.safetensors: not the weights",
-    "evaluate --out {p}/o --weights {p}/run/last.safetensors --device cpu": "give --data DIR",
+    "evaluate --out {p}/o --weights {p}/run/last.safetensors --device cpu": "give a folder in COCO's layout",
     "evaluate --out {p}/o --weights {p}/run/last.safetensors --device cpu --images {p}/data/val "
     "--annotations {p}/unicorns.json": "no category id in common",
     "predict --weights {p}/run/last.safetensors --out {p}/o": "IMAGE",
@@ -192,7 +193,7 @@ def test_help(arguments):
 
 
 def test_interruption_is_no_traceback(monkeypatch, tmp_path):
-    def interrupted(options: object) -> None:
+    def interrupted(out: Path, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(data_commands, "make_toybox", interrupted)
@@ -318,6 +319,18 @@ def test_predict_numbers_pictures_that_have_names(place, tmp_path):
     assert {(row["file_name"], row["image_id"]) for row in results} == {("cat.png", 1), ("7.png", 2)}
 
 
+@pytest.mark.parametrize("error", [ImportError("libfreetype is broken"), ModuleNotFoundError("no matplotlib")])
+def test_training_ends_without_a_curve_where_matplotlib_is_absent_or_broken(place, tmp_path, monkeypatch, error):
+    def broken(metrics: Path, out: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "plot_history", broken)
+    arguments = ("--data", place / "data", "--preset", "tiny", "--out", tmp_path, "--device", "cpu", "--steps", 1)
+    outcome = call("train", *arguments)
+    assert outcome.code == 0 and outcome.out.endswith(f"No curve: {error}\n"), outcome
+    check_metrics(tmp_path / "metrics.json")
+
+
 def test_resume_goes_on(place, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(place / "run", run)
@@ -387,7 +400,7 @@ def test_data_toybox(tmp_path):
 
 def test_the_demos_flags_and_its_folders(monkeypatch):
     seen = []
-    monkeypatch.setattr(demo, "run", lambda out, **options: seen.append((out, options)))
+    monkeypatch.setattr(demo, "run_demo", lambda out, **options: seen.append((out, options)))
     assert [call("demo", *flags).code for flags in ((), ("--quick",), ("--out", "o", "--steps", 3))] == [0] * 3
     assert call("demo", "--quick", "--out", "o", "--seed", 4).code == 0
     assert seen == [
@@ -418,3 +431,13 @@ def test_a_recipe_with_scenes_of_its_own_is_evaluated_on_the_usual_ones(tmp_path
     assert outcome.code == 0 and (tmp_path / "toybox_tiny" / "toybox.json").is_file()
     held_out = [tmp_path / name / "annotations" / "instances_val.json" for name in ("toybox", "toybox_tiny")]
     assert held_out[0].read_bytes() == held_out[1].read_bytes()
+
+
+def test_parsed_options_stay_as_they_are_and_in_the_command_line():
+    for path in sorted(Path(cli.__file__).parent.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "cli.py" or "Namespace" not in text, path
+        for node in ast.walk(ast.parse(text)):
+            # A load of an attribute reads it; a store or a deletion would change what was parsed.
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "options":
+                assert isinstance(node.ctx, ast.Load), f"{path}:{node.lineno}"

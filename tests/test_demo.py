@@ -87,10 +87,13 @@ def test_it_says_precision_scenes_and_minutes_before_it_trains(whole):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_the_precision_is_the_processors(native, tmp_path, monkeypatch):
+def test_the_precision_is_the_processors(whole, native, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
     seen = []
-    monkeypatch.setattr(demo, "_run", lambda out, config, quick, done: seen.append(config.precision))
+    scenes = open_coco(whole / "toybox", "val")
+    monkeypatch.setattr(demo, "_scenes", lambda out, quick: (scenes, scenes))
+    monkeypatch.setattr(demo, "_train", lambda model, dataset, out, config, *counts: seen.append(config.precision))
+    monkeypatch.setattr(demo, "_show", lambda *arguments: None)
     code, text, _ = call("--out", tmp_path)
     precision = "bfloat16" if native else "float32"
     assert code == 0 and seen == [precision] and text == demo.PRECISIONS[precision] + "\n"

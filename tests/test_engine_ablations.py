@@ -427,6 +427,18 @@ def test_without_matplotlib_there_is_a_table_all_the_same(
     assert (tmp_path / "table.md").is_file() and not (tmp_path / "figure.png").exists()
 
 
+def test_with_a_broken_matplotlib_there_is_a_table_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(report: dict[str, Any], path: Path) -> None:
+        raise ImportError("libfreetype is broken")
+
+    monkeypatch.setattr(ablation_run, "save_figure", broken)
+    ablation_run.write_report(REPORT, tmp_path)
+    assert "No figure: libfreetype is broken" in capsys.readouterr().out
+    assert (tmp_path / "table.md").is_file()
+
+
 def test_the_resnext_row_is_four_times_as_wide_within():
     """As the paper's ResNeXt-101 32×8d beside ResNet-101: 256 channels in the first 3×3 convolution instead of 64."""
     change = {row.name: row.change for row in TABLES["2a"].rows}["ResNeXt-50-FPN"]

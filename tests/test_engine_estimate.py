@@ -48,6 +48,6 @@ def test_measuring_changes_no_bit_of_the_run(dataset, tmp_path):
             assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpys))
             assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
             assert all(parameter.grad is None for parameter in model.parameters())
-        train_model(model, dataset, tmp_path / name, CONFIG, preset="tiny", categories=[])
+        train_model(model, dataset, tmp_path / name, CONFIG, preset="tiny")
     one, other = (read_safetensors(tmp_path / name / "last.safetensors")[0] for name in ("measured", "plain"))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

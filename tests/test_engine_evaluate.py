@@ -21,7 +21,6 @@ from minimaskrcnn.engine.evaluate import (
     evaluate_dataset,
     format_metrics,
     to_results,
-    write_json,
 )
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.ops import paste_masks
@@ -328,18 +327,6 @@ def test_table_is_in_percent():
     assert heading == list(METRICS)
     assert bbox == ["bbox"] + ["12.3"] * 12
     assert segm == ["segm", "100.0", "12.3", "12.3", "–"] + ["12.3"] * 8
-
-
-def test_json_is_whole_or_absent(tmp_path):
-    path = tmp_path / "metrics.json"
-    write_json(path, {"bbox": {"AP": 0.5}})
-    assert json.loads(path.read_text()) == {"bbox": {"AP": 0.5}}
-    with pytest.raises(TypeError):
-        write_json(path, {"bbox": object()})
-    assert json.loads(path.read_text()) == {"bbox": {"AP": 0.5}}
-    write_json(path, [1, 2])
-    assert path.read_text() == "[1, 2]\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_detections_per_image_bounds_results(dataset):

@@ -15,16 +15,16 @@ from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.loader import generator_for
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.progress import Progress
+from minimaskrcnn.engine.step import NotFinite
 from minimaskrcnn.engine.train import (
     Log,
-    NotFinite,
     TrainConfig,
     learning_rate,
     make_optimizer,
     train_model,
     training_step,
 )
-from minimaskrcnn.weights import CategoryName, load_weights, read_safetensors
+from minimaskrcnn.weights import load_weights, read_safetensors
 
 SHORT = TrainConfig(
     steps=4,
@@ -45,7 +45,7 @@ def dataset(tmp_path_factory) -> CocoDataset:
 
 
 def run(model, dataset, folder: Path, config: TrainConfig, **options):
-    return train_model(model, dataset, folder, config, preset="tiny", categories=[], **options)
+    return train_model(model, dataset, folder, config, preset="tiny", **options)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -354,9 +354,10 @@ def test_a_run_on_other_data_is_not_resumed(dataset, tmp_path):
     changed.annotation_file.write_bytes(dataset.annotation_file.read_bytes() + b" ")
     with pytest.raises(ValueError, match=r"settings: data\.ids_and_annotations was '\w+', is '\w+'$"):
         run(tiny_model(), changed, tmp_path, config, resume=True)
-    bus = [CategoryName(1, 77, "bus")]
-    with pytest.raises(ValueError, match=r"settings: data\.categories\.1 was None, is '77 bus'$"):
-        train_model(tiny_model(), dataset, tmp_path, config, preset="tiny", categories=bus, resume=True)
+    renamed = copy.copy(dataset)
+    renamed.categories = [dataset.categories[0]._replace(name="bus"), *dataset.categories[1:]]
+    with pytest.raises(ValueError, match=r"settings: data\.categories\.1 was '1 person', is '1 bus'$"):
+        run(tiny_model(), renamed, tmp_path, config, resume=True)
 
 
 def test_a_new_run_that_ends_early_does_not_go_on_as_the_old_one(dataset, tmp_path):
@@ -438,7 +439,7 @@ def test_a_log_is_cut_by_replacing_it(tmp_path, monkeypatch):
     def killed(temporary: Path, path: Path) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("minimaskrcnn.engine.train.replace_durably", killed)
+    monkeypatch.setattr("minimaskrcnn.files.replace_durably", killed)
     with pytest.raises(Interrupted):
         Log(path, 1)
     assert path.read_bytes() == whole

@@ -16,17 +16,7 @@ PACKAGES = {
 # One meaning on purpose: every command has a `main`.
 SHARED_NAMES = {"main"}
 # Not mended yet.
-TWO_MEANINGS = {
-    "Case",
-    "Row",
-    "draw_figure",
-    "evaluate",
-    "make_peer",
-    "run",
-    "training_step",
-    "unpack",
-    "write_json",
-}
+TWO_MEANINGS = {"unpack"}
 
 Graph = dict[str, set[str]]
 

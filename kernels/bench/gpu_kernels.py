@@ -22,6 +22,7 @@ from kernel_cases import Case, Inputs, Outputs, Sizes, cases, size_of
 from kernel_table import COLUMNS, Cell, Measured, Row, texts
 from torch import Tensor
 
+from minimaskrcnn.files import write_text
 from minimaskrcnn.markdown import table_lines
 from minimaskrcnn.ops.backend import Backend
 
@@ -62,9 +63,7 @@ def run(only: str = "", out: Path | None = None) -> int:
         lines.append(line)
         print(line, flush=True)
     if out is not None:
-        temporary = out.with_name(f"{out.name}.partial")
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(out)
+        write_text(out, "\n".join(lines) + "\n")
     return sum(row.refused for row in found)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import nbformat
 from nbformat import NotebookNode
 
+from minimaskrcnn.files import write_text
 from minimaskrcnn_lessons import editions
 from minimaskrcnn_lessons.editions import LESSONS, Lesson
 from minimaskrcnn_lessons.explorers import FOLDER as EXPLORERS
@@ -216,7 +217,4 @@ def _write(text: str, path: Path) -> None:
     """Only where it differs: Sphinx asks when a file was written."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)

@@ -19,6 +19,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from minimaskrcnn.files import write_text
 from minimaskrcnn_lessons import catalogue
 from minimaskrcnn_lessons.exercise import Exercise
 
@@ -101,11 +102,8 @@ def dumps(notebook: NotebookNode) -> str:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """Write under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(dumps(notebook), encoding="utf-8")
-    partial.replace(path)
+    """Write the whole file."""
+    write_text(path, dumps(notebook))
 
 
 def with_outputs_of(made: NotebookNode, old: NotebookNode) -> NotebookNode:

@@ -1,11 +1,15 @@
-"""What `minimaskrcnn data` does: make, fetch, check; and the line on what is skipped that `train` begins with."""
+"""What `minimaskrcnn data` does: make, fetch, check; and which data `train` and `evaluate` read.
 
-import argparse
+`train` begins with a line on what is skipped; a picture that is missing is found then, not hours later.
+"""
+
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from minimaskrcnn.data.check import check_files, check_folder
-from minimaskrcnn.data.coco import CocoDataset
+from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.coco_archives import fetch_coco
 from minimaskrcnn.data.toybox import ToyboxConfig, ensure_toybox
 
@@ -13,16 +17,46 @@ LISTS_THEM = "`minimaskrcnn data check` lists them"
 BOX_PRESET = "fasterrcnn_resnet50_fpn"
 
 
-def check(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which data: a split of a folder in COCO's layout, or any folder of pictures with a JSON file.
+
+    ValueError for both, and for neither.
+    """
+
+    folder: str | None = None
+    """Or 'toybox', for generated scenes."""
+    split: str | None = None
+    """None for COCO's own name, or for `train` or `val`."""
+    images: Path | None = None
+    annotations: Path | None = None
+    limit: int | None = None
+    """The first so many pictures only."""
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and (self.images is not None or self.annotations is not None):
+            raise ValueError("give a folder in COCO's layout, or --images with --annotations, not both")
+        if self.folder is None and (self.images is None or self.annotations is None):
+            raise ValueError("give a folder in COCO's layout, or --images DIR with --annotations FILE")
+
+    def open(self, kind: Literal["train", "val"], people: bool) -> CocoDataset:
+        """The data set, of `people` with keypoints for a model that has these.  Errors of `CocoDataset`."""
+        if self.folder is None:
+            dataset = CocoDataset(self.images, self.annotations, self.annotations if people else None)
+        else:
+            root = Path(self.folder)
+            names = [self.split] if self.split else [f"{kind}2017", kind]
+            existing = [name for name in names if (root / "annotations" / f"instances_{name}.json").is_file()]
+            dataset = open_coco(root, (existing or names)[0], people=people, keypoints=people)
+        return dataset if self.limit is None else dataset.first(self.limit)
+
+
+def check(data: DataChoice, *, pictures: bool) -> int:
     """Print every finding, one a line; returns the exit code: 1 where training would stop or skip something."""
-    if options.directory is not None:
-        if options.images is not None or options.annotations is not None:
-            raise ValueError("give DIR, or --images with --annotations, not both")
-        findings = check_folder(options.directory, options.split, pictures=options.pictures)
-    elif options.images is None or options.annotations is None:
-        raise ValueError("give DIR in COCO's layout, or --images DIR with --annotations FILE")
+    if data.folder is None:
+        findings = check_files(data.images, data.annotations, pictures=pictures)
     else:
-        findings = check_files(options.images, options.annotations, pictures=options.pictures)
+        findings = check_folder(Path(data.folder), data.split, pictures=pictures)
     counts: Counter[str] = Counter()
     for finding in findings:
         counts[finding.level] += 1
@@ -66,13 +100,8 @@ def require_trainable(dataset: CocoDataset, masks: bool) -> None:
         )
 
 
-def describe_unmasked(dataset: CocoDataset) -> str:
-    """One line about the objects that masks are not compared with, empty where there are none."""
-    return unmasked_line(dataset.annotation_file, dataset.unmasked())
-
-
 def unmasked_line(file: Path, count: int) -> str:
-    """One line about `count` objects without a mask, empty for none."""
+    """One line about `count` objects of a file that masks are not compared with, empty for none."""
     noun = "object" if count == 1 else "objects"
     return f"{file}: segm leaves out {count} {noun} without a mask" if count else ""
 
@@ -94,21 +123,14 @@ def describe_skipped(dataset: CocoDataset, strict: bool) -> str:
     return f"skipped {number} {noun}: {reasons}; {LISTS_THEM}"
 
 
-def make_toybox(options: argparse.Namespace) -> None:
-    """Generated scenes in COCO's layout."""
-    ensure_toybox(
-        options.out,
-        train_images=options.train,
-        val_images=options.val,
-        seed=options.seed,
-        config=ToyboxConfig(),
-    )
-    print(f"{options.train} + {options.val} scenes in COCO's layout: {options.out} (splits train, val)")
+def make_toybox(out: Path, *, train: int, val: int, seed: int) -> None:
+    """Generated scenes in COCO's layout, so many in each split."""
+    ensure_toybox(out, train_images=train, val_images=val, seed=seed, config=ToyboxConfig())
+    print(f"{train} + {val} scenes in COCO's layout: {out} (splits train, val)")
 
 
-def get_coco(options: argparse.Namespace) -> None:
+def get_coco(root: Path, splits: list[str], *, base_url: str, archives: Path | None) -> None:
     """COCO 2017's own pictures and annotations, fetched or from archives that are there."""
-    fetch_coco(options.root, options.split, base_url=options.base_url, archives=options.archives)
-    first = options.split[0]
-    splits = "" if len(set(options.split)) > 1 else f" --split {first} --val-split {first}"
-    print(f"Next: python -m minimaskrcnn train --data {options.root}{splits} --out runs/coco")
+    fetch_coco(root, splits, base_url=base_url, archives=archives)
+    flags = "" if len(set(splits)) > 1 else f" --split {splits[0]} --val-split {splits[0]}"
+    print(f"Next: python -m minimaskrcnn train --data {root}{flags} --out runs/coco")

@@ -31,12 +31,12 @@ from minimaskrcnn.data.loader import CachedDataset
 from minimaskrcnn.data.toybox import ensure_toybox
 from minimaskrcnn.engine.ablation_report import half_range, markdown, mean, save_figure
 from minimaskrcnn.engine.ablations import TABLES, Row, Table
-from minimaskrcnn.engine.evaluate import evaluate_dataset, write_json
+from minimaskrcnn.engine.evaluate import evaluate_dataset
 from minimaskrcnn.engine.recipes import cpu_precision
 from minimaskrcnn.engine.settings import differences, shared_settings
 from minimaskrcnn.engine.train import TrainConfig, train_model
+from minimaskrcnn.files import write_json
 from minimaskrcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from minimaskrcnn.weights import CategoryName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +148,8 @@ def run_job(job: Job) -> None:
     torch.manual_seed(job.training.seed)
     model = MaskRCNN(job.config)
     resumed = (job.folder / "last.safetensors").exists()
-    categories = [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
     began = time.process_time()
-    train_model(
-        model, dataset, job.folder, job.training, preset="ablation", categories=categories, resume=True
-    )
+    train_model(model, dataset, job.folder, job.training, preset="ablation", resume=True)
     trained = time.process_time()
     metrics, _ = evaluate_dataset(model, held_out)
     ended = time.process_time()
@@ -295,7 +292,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     print(f"Written: {folder / 'table.json'}, {folder / 'table.md'}")
     try:
         save_figure(report, folder / "figure.png")
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # also of a matplotlib that is there and broken
         print(f"No figure: {error}")
     else:
         print(f"Figure: {folder / 'figure.png'}")

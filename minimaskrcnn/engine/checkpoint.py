@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minimaskrcnn.distributed import world_size
+from minimaskrcnn.distributed import rank, world_size
 from minimaskrcnn.engine.settings import TrainConfig, differences, shared_settings
 from minimaskrcnn.mask_rcnn import MaskRCNN
 from minimaskrcnn.weights import (
@@ -45,7 +45,12 @@ def save_checkpoint(
     preset: str,
     categories: list[CategoryName],
 ) -> None:
-    """Write model, optimiser and `step` steps done; `settings` are those that a resumed run must share."""
+    """Write model, optimiser and `step` steps done; `settings` are those that a resumed run must share.
+
+    Of several processes the first writes.
+    """
+    if rank():
+        return
     metadata = {"step": str(step), "settings": json.dumps(settings), "processes": str(world_size())}
     training = _optimizer_tensors(optimizer)
     save_weights(
@@ -87,12 +92,7 @@ def load_checkpoint(
     wanted = {name: value for name, value in settings.items() if name != "data" or name in saved}
     _need_same_settings(path, saved, wanted)
     model.load_state_dict(file.state_dict)
-    training = {
-        name.removeprefix(TRAINING_PREFIX): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(TRAINING_PREFIX)
-    }
-    _restore_optimizer(optimizer, training)
+    _restore_optimizer(optimizer, tensors)
     return Resumed(int(metadata["step"]), int(metadata.get("processes", 0)))
 
 
@@ -129,9 +129,11 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give it the state among a file's tensors, as above under the prefix of training's."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
+        if key.startswith(TRAINING_PREFIX):
+            index, name = key.removeprefix(TRAINING_PREFIX).split("/")
+            state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -200,13 +200,6 @@ def in_turn(shares: list[list[list[Result]]]) -> list[Result]:
     return [result for one_round in rounds for batch in one_round for result in batch]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write through a temporary name, so that the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=None if isinstance(value, list) else 2) + "\n")
-    temporary.replace(path)
-
-
 def format_metrics(metrics: Metrics) -> str:
     """A table in Markdown, one row a kind, in percent to one decimal; keypoints, of other numbers, have their own."""
     tables: dict[tuple[str, ...], list[list[str]]] = {}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 from tqdm import tqdm
 
+from minimaskrcnn.distributed import rank
+
 
 class Progress:
     """The steps `first` to `steps` of a run, and how far it has come, on standard error."""
@@ -46,6 +48,14 @@ class Progress:
         self.told = now
         left = (now - self.began) / (done - self.first) * (self.steps - done)
         print(line(done, self.steps, left, losses), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A line on standard output, from the first of several processes; a bar on a terminal stays below it."""
+    if rank() == 0:
+        tqdm.write(text)
+        # Into a file, standard output would come long after the lines of standard error.
+        sys.stdout.flush()
 
 
 def line(done: int, steps: int, left: float, losses: dict[str, Tensor]) -> str:

@@ -6,8 +6,6 @@ masks' own areas decide which are small, as if the boxes were not in the file.  
 file in many ways, one of them a read past the end of a string; so every row is checked first.
 """
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -15,13 +13,14 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from minimaskrcnn.data.coco import parse_content
-from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, read_json
+from minimaskrcnn.data.coco_json import Entry, entries, finite, integer, load_json, parse_box, read_json
 from minimaskrcnn.data.coco_table import without_outline
 from minimaskrcnn.data.commands import unmasked_line
 from minimaskrcnn.data.keypoints import NUM_KEYPOINTS, parse_keypoints
 from minimaskrcnn.data.segmentation import parse_field, parse_segmentation
 from minimaskrcnn.data.transforms import ImageSize
-from minimaskrcnn.engine.evaluate import Metrics, Result, coco_metrics, format_metrics, write_json
+from minimaskrcnn.engine.evaluate import Metrics, Result, coco_metrics, format_metrics
+from minimaskrcnn.files import write_json
 
 KIND_OF = {"bbox": "bbox", "segmentation": "segm", "keypoints": "keypoints"}  # field -> kind of evaluation
 INTEGERS = ("id", "image_id", "category_id", "height", "width")
@@ -44,7 +43,6 @@ def evaluate_file(
         files = [Path(data) / "annotations" / f"{kind}_{name}.json" for name in splits]
         annotations = next((file for file in files if file.is_file()), files[0])
     metrics = evaluate_results(results, annotations)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", metrics)
     print(format_metrics(metrics))
     print(f"Written: {out / 'metrics.json'}")
@@ -52,28 +50,20 @@ def evaluate_file(
 
 def read_results(file: Path) -> list[Any]:
     """The list in a file of results, unchecked.  FileNotFoundError; ValueError for what is no list in JSON."""
-    if file.exists() and not file.is_file():  # a pipe could be read forever
-        raise ValueError(f"{file}: not a file")
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such file of results") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{file}: nested too deeply to be read") from None
+    content = load_json(file, "file of results")
     if not isinstance(content, list):
         raise ValueError(f"{file}: expected a list of results, got {short(content)}")
     return content
 
 
-def evaluate_results(file: Path, annotations: Path, *, say: Callable[[str], object] = print) -> Metrics:
+def evaluate_results(file: Path, annotations: Path) -> Metrics:
     """COCO's numbers of the results in `file`; ValueError names the file and the row that is not COCO's.
 
-    `say` gets a line on objects without a mask, where others have one.
+    Prints a line on objects without a mask, where others have one.
     """
     rows = read_results(file)
-    _, images, table = parse_content(annotations, _as_pycocotools_reads(read_json(annotations)))
+    content = read_json(annotations)
+    _, images, table = parse_content(annotations, _as_pycocotools_reads(content))
     sizes = {record.id: (record.height, record.width) for record in images}
     results: list[Result] = []
     for position, row in enumerate(rows):
@@ -85,13 +75,13 @@ def evaluate_results(file: Path, annotations: Path, *, say: Callable[[str], obje
         except ValueError as error:
             raise ValueError(f"{file}: row {position}: {error}") from None
     if results and "keypoints" in results[0]:
-        _check_joints(annotations)
+        _check_joints(annotations, content)
     metrics = coco_metrics(annotations, results)
     given = {kind for field, kind in KIND_OF.items() if not results or field in results[0]}
     metrics = {kind: numbers for kind, numbers in metrics.items() if kind in given}
     unmasked = int(without_outline(table).sum())
     if "segm" in metrics and unmasked:
-        say(unmasked_line(annotations, unmasked))
+        print(unmasked_line(annotations, unmasked))
     if not metrics:
         raise ValueError(f"{annotations}: nothing in it to compare {sorted(given)} of {file} with")
     return metrics
@@ -113,9 +103,9 @@ def _whole(entry: Entry) -> Entry:
     return {**entry, **{key: int(value) for key, value in written.items() if value.is_integer()}}
 
 
-def _check_joints(annotations: Path) -> None:
+def _check_joints(annotations: Path, content: Entry) -> None:
     """ValueError for keypoints of the ground truth that are not COCO's."""
-    for entry in entries(annotations, read_json(annotations), "annotations"):
+    for entry in entries(annotations, content, "annotations"):
         try:
             if "keypoints" in entry:
                 parse_keypoints(entry)
@@ -137,7 +127,7 @@ def _parse(row: Any, sizes: dict[int, ImageSize]) -> Result:
     if not KIND_OF.keys() & row.keys():
         raise ValueError("it has no 'bbox', 'segmentation' or 'keypoints'")
     if "bbox" in row:
-        result["bbox"] = parse_field(row, "bbox", 4, "[x, y, width, height]").tolist()
+        result["bbox"] = parse_box(row).tolist()
     if "segmentation" in row:
         result["segmentation"] = _parse_mask(row, sizes[image_id])
     if "keypoints" in row:

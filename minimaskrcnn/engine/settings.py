@@ -88,9 +88,12 @@ def shared_settings(config: TrainConfig) -> dict[str, object]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_SHARED}
 
 
-def run_settings(
-    config: TrainConfig, dataset: CocoDataset, categories: list[CategoryName]
-) -> dict[str, object]:
+def categories_of(dataset: CocoDataset) -> list[CategoryName]:
+    """What each label of a data set means."""
+    return [CategoryName(dataset.label_of[c.id], c.id, c.name) for c in dataset.categories]
+
+
+def run_settings(config: TrainConfig, dataset: CocoDataset) -> dict[str, object]:
     """What a resumed run must share with its beginning: its settings and its data."""
     # The whole annotation file, byte by byte: a second for the 450 MB of COCO's 118k pictures.
     with dataset.annotation_file.open("rb") as file:
@@ -98,7 +101,7 @@ def run_settings(
     digest.update(repr([record.id for record in dataset.images]).encode())
     return shared_settings(config) | {
         "data": {
-            "categories": {str(c.label): f"{c.category_id} {c.name}" for c in categories},
+            "categories": {str(c.label): f"{c.category_id} {c.name}" for c in categories_of(dataset)},
             "pictures": len(dataset),
             "ids_and_annotations": digest.hexdigest()[:16],
         }

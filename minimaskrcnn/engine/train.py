@@ -7,9 +7,8 @@ batch have the gradients that one has, except batch norm's statistics, which are
 
 import contextlib
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +30,22 @@ from minimaskrcnn.distributed import (
 )
 from minimaskrcnn.engine.checkpoint import load_checkpoint, save_checkpoint
 from minimaskrcnn.engine.evaluate import Metrics
-from minimaskrcnn.engine.progress import Progress
-from minimaskrcnn.engine.settings import TrainConfig, learning_rate, make_optimizer, run_settings
-from minimaskrcnn.engine.step import NotFinite, training_step
+from minimaskrcnn.engine.progress import Progress, say
+from minimaskrcnn.engine.settings import (
+    TrainConfig,
+    categories_of,
+    learning_rate,
+    make_optimizer,
+    run_settings,
+)
+from minimaskrcnn.engine.step import training_step
+from minimaskrcnn.files import write_text
 from minimaskrcnn.mask_rcnn import MaskRCNN
-from minimaskrcnn.weights import CategoryName, replace_durably
 
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None
-
-__all__ = [
-    "Log",
-    "NotFinite",
-    "TrainConfig",
-    "learning_rate",
-    "make_optimizer",
-    "train_model",
-    "training_step",
-]
 
 
 class Log:
@@ -67,11 +62,10 @@ class Log:
         )
         if kept != text:
             # Not in place: a kill in between must not lose the lines before.
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(kept)
-            replace_durably(temporary, path)
+            write_text(path, kept)
 
     def write(self, **values: Any) -> None:
+        """Append a line."""
         with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
@@ -95,7 +89,6 @@ def train_model(
     config: TrainConfig,
     *,
     preset: str,
-    categories: list[CategoryName],
     workers: int = 0,
     resume: bool = False,
     evaluation: Callable[[MaskRCNN], Metrics] | None = None,
@@ -110,7 +103,7 @@ def train_model(
     """
     run.mkdir(parents=True, exist_ok=True)
     with _alone_in(run):
-        return _train(model, dataset, run, config, preset, categories, workers, resume, evaluation)
+        return _train(model, dataset, run, config, preset, workers, resume, evaluation)
 
 
 def _train(
@@ -119,16 +112,19 @@ def _train(
     run: Path,
     config: TrainConfig,
     preset: str,
-    categories: list[CategoryName],
     workers: int,
     resume: bool,
     evaluation: Callable[[MaskRCNN], Metrics] | None,
 ) -> Metrics:
     model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, config)
-    last, settings = run / "last.safetensors", run_settings(config, dataset, categories)
+    last = run / "last.safetensors"
+    settings = run_settings(config, dataset)
     first = _resumed(last, model, optimizer, settings) if resume else 0
-    batches = _batches(dataset, config, first, workers)
+    batches = training_batches(
+        dataset, batch_size=config.batch_size, seed=config.seed, start_step=first, workers=workers,
+        augment=config.augment, rank=rank(), world_size=world_size(),
+    )  # fmt: skip
     # The first rank removes and writes only when all have read, and what they read can be trained on.
     wait_for_all()
     if rank() == 0 and not first:
@@ -137,13 +133,10 @@ def _train(
             old.unlink(missing_ok=True)
     log = Log(run / "metrics.jsonl", first) if rank() == 0 else None
     together = averaging(model)
-
-    def save(path: Path, done: int) -> None:
-        if rank() == 0:
-            save_checkpoint(
-                path, model, optimizer, step=done, settings=settings, preset=preset, categories=categories
-            )
-
+    save = partial(
+        save_checkpoint, model=model, optimizer=optimizer, settings=settings, preset=preset,
+        categories=categories_of(dataset),
+    )  # fmt: skip
     judge = None if evaluation is None else _Judge(evaluation, log, run, save, first)
     metrics: Metrics = {}
     if judge is not None and first and _due(first, config.eval_every, config.steps):
@@ -158,7 +151,7 @@ def _train(
         if done % config.log_every == 0 or done == config.steps:
             _report(log, progress.bar, done, learning_rate(step, config), mean_over_ranks(losses))
         if _due(done, config.checkpoint_every, config.steps):
-            save(last, done)
+            save(last, step=done)
         if judge is not None and _due(done, config.eval_every, config.steps):
             metrics = judge(model, done)
     return metrics
@@ -170,17 +163,14 @@ def _alone_in(run: Path) -> Iterator[None]:
     if rank() or fcntl is None:
         yield
         return
-    handle = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (run / ".lock").open("a") as lock:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{run}: another process is training in it; end that, or name another") from None
         except OSError:
             pass  # a file system without locks
         yield
-    finally:
-        os.close(handle)
 
 
 def _resumed(
@@ -190,13 +180,13 @@ def _resumed(
     exists = last.exists()
     need_same(last, "a checkpoint" if exists else "no checkpoint")
     if not exists:
-        _say(f"There is no {last}: starts at step 0")
+        say(f"There is no {last}: starts at step 0")
         return 0
     step, before = load_checkpoint(last, model, optimizer, settings)
     need_same(last, f"a checkpoint of step {step}")
-    _say(f"Goes on from {last} after {step} steps")
+    say(f"Goes on from {last} after {step} steps")
     if before not in (0, world_size()):
-        _say(
+        say(
             f"Begun by {before} processes, now {world_size()}: losses keep their meaning, but are not bit by bit "
             "those of an uninterrupted run"
         )
@@ -211,10 +201,13 @@ class _Judge:
         evaluation: Callable[[MaskRCNN], Metrics],
         log: "Log | None",
         run: Path,
-        save: Callable[[Path, int], None],
+        save: Callable[..., None],
         first: int,
     ) -> None:
-        self.evaluation, self.log, self.run, self.save = evaluation, log, run, save
+        self.evaluation = evaluation
+        self.log = log
+        self.run = run
+        self.save = save
         mine = [None, -2.0] if log is None else [log.evaluation_at(first), log.best()]
         self.known, self.best = gather_json(mine)[0]
 
@@ -225,27 +218,11 @@ class _Judge:
         # The line comes last: where it stands, the best checkpoint does too.
         if _score(metrics) > self.best:
             self.best = _score(metrics)
-            self.save(self.run / "best.safetensors", done)
+            self.save(self.run / "best.safetensors", step=done)
         if self.log is not None:
             self.log.write(step=done, eval=metrics)
-            _say(f"step {done}: {_headline(metrics)}")
+            say(f"step {done}: {_headline(metrics)}")
         return metrics
-
-
-def _batches(
-    dataset: CocoDataset, config: TrainConfig, first: int, workers: int
-) -> Iterator[tuple[list[Tensor], list[Any]]]:
-    """This process's share of the batches from step `first` on."""
-    return training_batches(
-        dataset,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=first,
-        workers=workers,
-        augment=config.augment,
-        rank=rank(),
-        world_size=world_size(),
-    )
 
 
 def _due(done: int, every: int, steps: int) -> bool:
@@ -258,13 +235,6 @@ def _report(log: Log | None, bar: tqdm, done: int, rate: float, losses: dict[str
     values = {name: round(value.item(), 6) for name, value in losses.items()}
     log.write(step=done, lr=rate, **values)
     bar.set_postfix(loss=f"{values['loss']:.3f}")
-
-
-def _say(text: str) -> None:
-    if rank() == 0:
-        tqdm.write(text)
-        # Into a file, standard output would come long after the lines of standard error.
-        sys.stdout.flush()
 
 
 def _score(metrics: Metrics) -> float:

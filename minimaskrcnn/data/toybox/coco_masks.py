@@ -10,6 +10,7 @@ Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 
 import numpy as np
 from jaxtyping import Bool
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from minimaskrcnn.data.segmentation import unpack_runs
@@ -20,11 +21,8 @@ EncodedMask = list[list[int]] | dict[str, list[int] | str]
 
 def bounding_box(mask: Bool[Array, "h w"]) -> list[float]:
     """COCO's `[x, y, width, height]` of a mask that is not empty; the last pixel ends at x + width."""
-    columns = np.flatnonzero(mask.any(axis=0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    left = int(columns[0])
-    top = int(rows[0])
-    return [float(left), float(top), float(columns[-1] + 1 - left), float(rows[-1] + 1 - top)]
+    left, top, right, bottom = Image.fromarray(mask).getbbox()
+    return [float(left), float(top), float(right - left), float(bottom - top)]
 
 
 def border_headings(mask: Bool[Array, "h w"]) -> dict[int, int]:

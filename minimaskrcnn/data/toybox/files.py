@@ -21,6 +21,7 @@ from minimaskrcnn.data.keypoints import KEYPOINT_NAMES, SKELETON
 from minimaskrcnn.data.toybox.coco_masks import bounding_box
 from minimaskrcnn.data.toybox.layout import CATEGORIES, PERSON, ToyboxConfig
 from minimaskrcnn.data.toybox.scenes import SceneObject, make_scene
+from minimaskrcnn.files import write_text
 
 FORMAT_VERSION = 2  # part of the stamp: to be raised whenever the same arguments give other bytes
 
@@ -106,8 +107,8 @@ def write_toybox(
     unfinished.mkdir(parents=True)
     write = partial(write_scene, config, zlib.crc32(f"{seed}/{split}".encode()), unfinished)
     instances, people = coco_tables(each_scene(write, num_images, workers), split)
-    _write_json(root / "annotations" / f"instances_{split}.json", instances)
-    _write_json(root / "annotations" / f"person_keypoints_{split}.json", people)
+    write_text(root / "annotations" / f"instances_{split}.json", _json(instances))
+    write_text(root / "annotations" / f"person_keypoints_{split}.json", _json(people))
     os.replace(unfinished, folder)
 
 
@@ -130,9 +131,9 @@ def ensure_toybox(
     """
     stamp = {"format": FORMAT_VERSION, "seed": seed, "train": train_images, "val": val_images}
     stamp |= {"config": asdict(config)} | ({"train_config": asdict(train_config)} if train_config else {})
-    stamp = json.loads(json.dumps(stamp))
+    text = _json(stamp)
     marker = root / "toybox.json"
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == stamp:
+    if marker.is_file() and marker.read_text(encoding="utf-8") == text:
         return root
     if not marker.is_file() and root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} holds files but no toybox.json: name a new or an empty folder")
@@ -144,16 +145,12 @@ def ensure_toybox(
         ("val", val_images, config),
     ):
         write_toybox(unfinished, split=split, num_images=count, seed=seed, config=scenes, workers=workers)
-    _write_json(unfinished / "toybox.json", stamp)
+    write_text(unfinished / "toybox.json", text)
     if root.exists():
         shutil.rmtree(root)
     os.replace(unfinished, root)
     return root
 
 
-def _write_json(path: Path, content: object) -> None:
-    """Write through a temporary name, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-    os.replace(partial, path)
+def _json(content: object) -> str:
+    return json.dumps(content, separators=(",", ":"))

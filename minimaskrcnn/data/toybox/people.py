@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from minimaskrcnn.data.toybox.poses import HEAD, Pose, draw_pose, near_side
+from minimaskrcnn.data.toybox.poses import HEAD, Posture, draw_pose, near_side
 from minimaskrcnn.data.toybox.shapes import (
     INK,
     Brush,
@@ -87,7 +87,7 @@ def patch(corners: Array, radius: float, colour: Array, depth: float, joints: tu
     return Part(distance=shape, box=(x0, y0, x1, y1), colour=colour, depth=depth, joints=frozenset(joints))
 
 
-def limb_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
+def limb_parts(pose: Posture, size: float, outfit: Outfit) -> list[Part]:
     """Arms, hands, legs and shoes.  An arm is a little darker than its shirt, to show in front of it."""
     flat = pose.joints[:, :2] * size
     depths = pose.joints[:, 2]
@@ -112,7 +112,7 @@ def limb_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     return parts
 
 
-def trunk_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
+def trunk_parts(pose: Posture, size: float, outfit: Outfit) -> list[Part]:
     """Neck, shirt and, for some, a skirt.  A chest seen from the side is as deep as 0.7 of its width."""
     flat = pose.joints[:, :2] * size
     neck = np.stack([(flat[5] + flat[6]) / 2, pose.head[:2] * size])
@@ -149,7 +149,7 @@ def hat_distance(x: Array, y: Array, centre: Array, r: float, gaze: Array) -> Ar
     return np.minimum(crown, capsule(x, y, left, right, 0.13 * r, 0.13 * r))
 
 
-def head_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
+def head_parts(pose: Posture, size: float, outfit: Outfit) -> list[Part]:
     """Head, ears, hair, and for some a hat."""
     centre = pose.head[:2] * size
     r = HEAD * size
@@ -172,7 +172,7 @@ def head_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
     return parts
 
 
-def face_parts(pose: Pose, size: float, outfit: Outfit) -> list[Part]:
+def face_parts(pose: Posture, size: float, outfit: Outfit) -> list[Part]:
     """Nose and eyes where they are on the near side, and the smile of a face that is turned to the viewer."""
     r = HEAD * size
     near = near_side(pose)

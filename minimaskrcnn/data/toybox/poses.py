@@ -34,7 +34,7 @@ LEG_PAIRS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose:
+class Posture:
     """Points in the picture frame, relative to the pelvis."""
 
     joints: Float[Array, "17 3"]  # in COCO's order
@@ -78,7 +78,7 @@ def body_joints(rng: np.random.Generator) -> Float[Array, "17 3"]:
     return joints
 
 
-def draw_pose(rng: np.random.Generator) -> Pose:
+def draw_pose(rng: np.random.Generator) -> Posture:
     """A random pose, upright within 15 degrees: 60 % from the front, 20 % from the side, 20 % from behind."""
     view = rng.choice(3, p=[0.6, 0.2, 0.2])
     side_yaw = rng.choice([-1, 1]) * rng.uniform(0.6, 1.7)
@@ -92,10 +92,10 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     toes = joints[15:] + 0.07 * np.array([[0.35, 0.12, 1.0], [-0.35, 0.12, 1.0]]) @ body
     lean = np.clip(rng.normal(0, 0.11), -0.26, 0.26)
     tilt = np.array([[np.cos(lean), np.sin(lean), 0], [-np.sin(lean), np.cos(lean), 0], [0, 0, 1]])
-    return Pose(joints=joints @ tilt, head=head @ tilt, gaze=face[2] @ tilt, toes=toes @ tilt)
+    return Posture(joints=joints @ tilt, head=head @ tilt, gaze=face[2] @ tilt, toes=toes @ tilt)
 
 
-def near_side(pose: Pose) -> Bool[Array, "17"]:
+def near_side(pose: Posture) -> Bool[Array, "17"]:
     """Which joints are on the side of the body, or of the head, that the viewer can see."""
     depth = pose.joints[:, 2].copy()
     depth[:5] -= pose.head[2]
