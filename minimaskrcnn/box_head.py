@@ -252,6 +252,7 @@ class BoxHead(nn.Module):
         return logits, full_precision(self.deltas(hidden)).unflatten(1, (-1, 4))
 
     def forward(self, pooled: Float[Tensor, "R C PH PW"]) -> LogitsAndDeltas:
+        """Logits and deltas of pooled RoIs."""
         return self.predict(self.shared(pooled))
 
 

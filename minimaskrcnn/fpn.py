@@ -55,6 +55,7 @@ class FPN(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, maps: list[Float[Tensor, "B _ _ _"]]) -> FeatureMaps:
+        """The pyramid of a backbone's maps, finest first."""
         merged = [norm(conv(x)) for norm, conv, x in zip(self.lateral_norm, self.lateral, maps)]
         for level in reversed(range(len(merged) - 1)):
             above = F.interpolate(merged[level + 1], size=merged[level].shape[-2:], mode="nearest")

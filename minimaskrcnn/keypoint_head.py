@@ -132,6 +132,7 @@ class KeypointHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Float[Tensor, "R C P P"]) -> Float[Tensor, "R K m m"]:
+        """The logits of each keypoint's heat map."""
         x = pooled
         for conv, norm in zip(self.convs, self.norms):
             x = F.relu(norm(conv(x)))

@@ -201,6 +201,7 @@ class FCNMaskHead(nn.Module):
         init_layers([*self.convs, self.deconv, self.predictor])
 
     def forward(self, pooled: Float[Tensor, "R C P P"]) -> Float[Tensor, "R M m m"]:
+        """The logits of M masks: one for each class, or a single one."""
         x = pooled
         for conv, norm in zip(self.convs, self.norms):
             x = F.relu(norm(conv(x)))
@@ -220,6 +221,7 @@ class MLPMaskHead(nn.Module):
         init_layers([*self.hidden, self.predictor])
 
     def forward(self, pooled: Float[Tensor, "R C P P"]) -> Float[Tensor, "R M m m"]:
+        """The logits of M masks: one for each class, or a single one."""
         x = pooled.flatten(1)
         for layer in self.hidden:
             x = F.relu(layer(x))

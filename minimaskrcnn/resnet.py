@@ -110,6 +110,7 @@ class BasicBlock(nn.Module):
         self.shortcut = make_shortcut(in_channels, channels, stride, config)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        """The block's residual added to its input, or to the shortcut where the shape changes."""
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
@@ -132,6 +133,7 @@ class Bottleneck(nn.Module):
         self.shortcut = make_shortcut(in_channels, 4 * channels, stride, config)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        """The block's residual added to its input, or to the shortcut where the shape changes."""
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
         return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
@@ -187,6 +189,7 @@ class ResNet(nn.Module):
             part.requires_grad_(False)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        """The map of each stage, C2 first."""
         x = F.max_pool2d(self.stem(x), 3, stride=2, padding=1)
         outputs = []
         for stage in self.stages:
