@@ -53,7 +53,13 @@ from minimaskrcnn.data.coco_table import (
     sizes_of_rows,
     without_outline,
 )
-from minimaskrcnn.data.keypoints import KeypointTable, Pose, find_keypoints, parse_keypoints, table_of_poses
+from minimaskrcnn.data.keypoints import (
+    KeypointRow,
+    KeypointTable,
+    find_keypoints,
+    parse_keypoints,
+    table_of_poses,
+)
 from minimaskrcnn.data.pictures import read_image
 from minimaskrcnn.data.transforms import Sample, Target
 
@@ -178,9 +184,9 @@ class CocoDataset(Dataset[Sample]):
         """Those of a file; ValueError also where it has one of our annotations in another picture."""
         image_ids = image_ids_of(self._table, self.images)
 
-        def parse(entry: dict[str, Any]) -> Pose:
+        def parse(entry: dict[str, Any]) -> KeypointRow:
             check_image_id(entry, image_ids)
-            return Pose(integer(entry, "id"), parse_keypoints(entry))
+            return KeypointRow(integer(entry, "id"), parse_keypoints(entry))
 
         return table_of_poses(read_all(file, read_json(file), "annotations", "annotation", parse))
 
