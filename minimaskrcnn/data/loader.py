@@ -147,13 +147,14 @@ class BatchLoader:
         augment: AugmentConfig | None = None,
     ) -> None:
         workers = min(workers, _cpu_count())
+        fresh = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._batches = batches
         self._loader = DataLoader(
-            _AugmentedSamples(dataset, seed, augment),
+            _AugmentedSamples(dataset, seed, augment, packed=workers > 0),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=_pack_all if workers else _as_they_are,
-            multiprocessing_context=_fresh_start_method() if workers else None,
+            collate_fn=list,
+            multiprocessing_context=fresh if workers else None,
             generator=generator_for(seed),  # otherwise each pass would advance the global generator
         )
 
@@ -162,7 +163,10 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
         for batch in self._loader:
-            samples = [_unpack_or_raise(item) for item in batch]
+            for item in batch:
+                if isinstance(item, Exception):
+                    raise item
+            samples = [unpack(item) if isinstance(item, PackedSample) else item for item in batch]
             yield [sample.image for sample in samples], [sample.target for sample in samples]
 
 
@@ -219,18 +223,21 @@ def training_batches(
     return iter(BatchLoader(dataset, share, seed, workers, augment))
 
 
-class _AugmentedSamples(Dataset[Sample | Exception]):
+class _AugmentedSamples(Dataset[Sample | PackedSample | Exception]):
     """Samples by (epoch, index).  A worker's error is handed on as a value: torch would wrap it in a traceback."""
 
-    def __init__(self, source: SampleSource, seed: int, config: AugmentConfig | None) -> None:
+    def __init__(self, source: SampleSource, seed: int, config: AugmentConfig | None, packed: bool) -> None:
         self.source = source
         self.seed = seed
         self.config = config
+        self.packed = packed
 
-    def __getitem__(self, key: Key) -> Sample | Exception:
+    def __getitem__(self, key: Key) -> Sample | PackedSample | Exception:
         try:
             sample = self.source[key[1]]
-            return augment(sample, self.config, generator_for(self.seed, *key)) if self.config else sample
+            if self.config:
+                sample = augment(sample, self.config, generator_for(self.seed, *key))
+            return pack(sample) if self.packed else sample
         except (ValueError, OSError) as error:
             return error
 
@@ -255,24 +262,6 @@ def _filled_up(rest: list[int], order: list[int], batch_size: int) -> list[int]:
     last = set(rest[len(rest) + missing - batch_size :]) if missing else set()
     others = [i for i in order if i not in last]
     return rest + list(islice(cycle(others or order), missing))
-
-
-def _pack_all(items: list[Sample | Exception]) -> list[PackedSample | Exception]:
-    return [item if isinstance(item, Exception) else pack(item) for item in items]
-
-
-def _as_they_are(items: list[Sample | Exception]) -> list[Sample | Exception]:
-    return items
-
-
-def _unpack_or_raise(item: Sample | PackedSample | Exception) -> Sample:
-    if isinstance(item, Exception):
-        raise item
-    return unpack(item) if isinstance(item, PackedSample) else item
-
-
-def _fresh_start_method() -> str:
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def _cpu_count() -> int:
