@@ -9,12 +9,13 @@ Used by tests and lessons only.  Lesson 05, `lessons/05_roi_align.ipynb`, teache
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
+
+from minimaskrcnn.ops.match_boxes import MatchedBoxes
 
 
 def box_iou(boxes1: Num[Tensor, "N 4"], boxes2: Num[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
@@ -47,16 +48,6 @@ def nms(
     return torch.tensor(kept, dtype=torch.int64)
 
 
-def batched_nms(
-    boxes: Float[Tensor, "N 4"],
-    scores: Float[Tensor, "N"],
-    idxs: Int64[Tensor, "N"] | None,
-    iou_threshold: float,
-) -> Int64[Tensor, "K"]:
-    """`nms` among boxes of equal `idxs`."""
-    return nms(boxes, scores, iou_threshold, idxs)
-
-
 def nms_padded(
     boxes: Float[Tensor, "B N 4"],
     scores: Float[Tensor, "B N"],
@@ -87,14 +78,6 @@ def _nms_iou(a: np.ndarray, b: np.ndarray) -> float:
         inter = width * height
         union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
         return float(inter / union) if union > 0 else 0.0
-
-
-class MatchedBoxes(NamedTuple):
-    """What `match_boxes` returns."""
-
-    iou: Float[Tensor, "B K"]
-    index: Int64[Tensor, "B K"]
-    best_for_gt: Bool[Tensor, "B K"]
 
 
 def match_boxes(
@@ -158,16 +141,6 @@ def paste_masks(
         inside, values = paste_mask(mask, box, image_size, threshold or 0.0)
         out[i] = values if threshold is None else inside
     return out
-
-
-def paste_masks_rle(
-    masks: Float[Tensor, "n m m"],
-    boxes: Float[Tensor, "n 4"],
-    image_size: tuple[int, int],
-    threshold: float = 0.5,
-) -> list[list[int]]:
-    """The run lengths of each pasted mask, column after column, background first: COCO's uncompressed counts."""
-    return [run_lengths(bitmap) for bitmap in paste_masks(masks, boxes, image_size, threshold)]
 
 
 def run_lengths(bitmap: Bool[Tensor, "h w"]) -> list[int]:
@@ -369,3 +342,98 @@ def _cells_of_bins(start: np.floating, end: np.floating, bins: int, extent: int)
     size = number(length) / number(bins)
     borders = [(math.floor(number(b) * size), math.ceil(number(b + 1) * size)) for b in range(bins)]
     return [range(*(min(max(first + border, 0), extent) for border in pair)) for pair in borders]
+
+
+def keypoint_targets(
+    keypoints: Float[Tensor, "R K 3"], boxes: Float[Tensor, "R 4"], size: int
+) -> tuple[Int64[Tensor, "R K"], Bool[Tensor, "R K"]]:
+    """The cell y · size + x of each keypoint in its box, and whether it counts: v > 0 and inside the box."""
+    cells = torch.zeros(keypoints.shape[:2], dtype=torch.int64)
+    counts = torch.zeros(keypoints.shape[:2], dtype=torch.bool)
+    for r, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        for k, (x, y, v) in enumerate(keypoints[r].tolist()):
+            if x1 <= x <= x2 and y1 <= y <= y2 and x1 < x2 and y1 < y2 and v > 0:
+                # torch divides a number by a tensor through the tensor's reciprocal: so does this, to the last bit.
+                column = size - 1 if x == x2 else math.floor((x - x1) * (1 / (x2 - x1) * size))
+                row = size - 1 if y == y2 else math.floor((y - y1) * (1 / (y2 - y1) * size))
+                # Rounding can carry a point just short of the edge over it; such a point does not count.
+                if column < size and row < size:
+                    cells[r, k] = row * size + column
+                    counts[r, k] = True
+    return cells, counts
+
+
+def keypoint_loss(
+    logits: Float[Tensor, "R K m m"],
+    keypoints: Float[Tensor, "R K 3"],
+    boxes: Float[Tensor, "R 4"],
+    positive: Bool[Tensor, " R"],
+    divisor: float | None = None,
+) -> float:
+    """-log softmax over the cells at the target's, summed over what counts in positive rois, over its number."""
+    cells, counts = keypoint_targets(keypoints, boxes, logits.shape[-1])
+    total = 0.0
+    number = 0
+    for r in range(len(logits)):
+        for k in range(logits.shape[1]):
+            if positive[r] and counts[r, k]:
+                values = logits[r, k].flatten().tolist()
+                total += math.log(sum(math.exp(value) for value in values)) - values[int(cells[r, k])]
+                number += 1
+    return total / (max(number, 1) if divisor is None else divisor)
+
+
+def decode_keypoints(
+    logits: Float[Tensor, "R K m m"], boxes: Float[Tensor, "R 4"], score: str = "logit"
+) -> tuple[Float[Tensor, "R K 3"], Float[Tensor, "R K"]]:
+    """The centre of the first pixel, row by row, with the largest value of each map resized to its box."""
+    found = torch.zeros(*logits.shape[:2], 3, dtype=torch.float64)
+    scores = torch.zeros(logits.shape[:2], dtype=torch.float64)
+    for r, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        width = max(x2 - x1, 1.0)
+        height = max(y2 - y1, 1.0)
+        columns = math.ceil(width)
+        rows = math.ceil(height)
+        for k in range(logits.shape[1]):
+            plane = logits[r, k].tolist()
+            best = -math.inf
+            best_row = 0
+            best_column = 0
+            for row in range(rows):
+                for column in range(columns):
+                    value = bicubic(plane, _place(row, rows, len(plane)), _place(column, columns, len(plane)))
+                    if value > best:
+                        best = value
+                        best_row = row
+                        best_column = column
+            x = x1 + (best_column + 0.5) * width / columns
+            y = y1 + (best_row + 0.5) * height / rows
+            found[r, k] = torch.tensor([x, y, 1.0], dtype=torch.float64)
+            share = math.exp(best) / sum(math.exp(value) for line in plane for value in line)
+            scores[r, k] = share if score == "softmax" else best
+    return found, scores
+
+
+def bicubic(plane: list[list[float]], y: float, x: float) -> float:
+    """Value at a point of a plane [m][m], from the 4 × 4 cells around it; a cell beyond the edge is the edge's."""
+    last = len(plane) - 1
+    value = 0.0
+    for row in range(math.floor(y) - 1, math.floor(y) + 3):
+        for column in range(math.floor(x) - 1, math.floor(x) + 3):
+            cell = plane[min(max(row, 0), last)][min(max(column, 0), last)]
+            value += cubic(y - row) * cubic(x - column) * cell
+    return value
+
+
+def cubic(distance: float) -> float:
+    """Weight of a cell at a distance (Keys 1981, with a = -0.75): 1 at 0, 0 at 1 and from 2 on."""
+    a = -0.75
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def _place(pixel: int, pixels: int, cells: int) -> float:
+    """Where the centre of a pixel is, in cells whose centres are at integers."""
+    return (pixel + 0.5) * cells / pixels - 0.5
