@@ -90,6 +90,11 @@ def image_ids_of(table: AnnotationTable, images: list[ImageRecord]) -> dict[int,
     return dict(zip(table.id.tolist(), image_id.tolist()))
 
 
+def count_by_picture(table: AnnotationTable, wanted: np.ndarray) -> np.ndarray:
+    """int64 [I]: how many of the `wanted` rows, bool [N], each picture has."""
+    return np.diff(np.concatenate([[0], wanted.cumsum()])[table.first_row])
+
+
 def clipped_boxes(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """xywh [n, 4] to xyxy float32 inside pictures of (height, width) `sizes`, [n, 2] or [2]."""
     corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
