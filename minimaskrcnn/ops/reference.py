@@ -9,6 +9,7 @@ Used by tests and lessons only.  Lesson 05, `lessons/05_roi_align.ipynb`, teache
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 import torch
@@ -324,15 +325,9 @@ def _in_cells(boxes: Float[Tensor, "R 5"], input: Tensor, spatial_scale: float) 
 
 def _whole_cells(start: np.floating, end: np.floating) -> tuple[int, int]:
     """The first cell of a box on one axis, and how many there are: at least 1, the last one included."""
-    first = _half_away_from_zero(float(start))
-    last = _half_away_from_zero(float(end))
+    # C's `round`: ROUND_HALF_UP takes halves away from zero.
+    first, last = (int(Decimal(float(x)).to_integral_value(ROUND_HALF_UP)) for x in (start, end))
     return first, max(last - first + 1, 1)
-
-
-def _half_away_from_zero(x: float) -> int:
-    """C's `round`."""
-    whole = math.trunc(x)
-    return whole + int(math.copysign(1, x)) if abs(x - whole) >= 0.5 else whole
 
 
 def _cells_of_bins(start: np.floating, end: np.floating, bins: int, extent: int) -> list[range]:
