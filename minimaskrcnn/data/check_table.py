@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 
 def check_table(file: Path, table: coco_table.AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
-    """Findings of what opened: what is skipped, what is used with a warning, what is too far away."""
+    """Findings of what opened: what is skipped, what is used with a warning."""
     has_masks = coco_table.masks_are_given(table)
     if not has_masks:
         sentence = "no object has a segmentation: for a model of boxes only (fasterrcnn_resnet50_fpn)"
@@ -55,12 +55,8 @@ def check_table(file: Path, table: coco_table.AnnotationTable, images: list[Imag
     def size(row: int) -> tuple[int, ...]:
         return tuple(row_sizes[row].tolist())
 
-    far = coco_table.far_polygons(table, row_sizes)
-    is_far = np.isin(np.arange(len(table.id)), list(far))
-    yield from each("error", np.flatnonzero(is_far), far.__getitem__)
     used = ~table.crowd
-    near = table._replace(crowd=table.crowd | is_far)  # nothing is asked of a crowd
-    for reason, rows in coco_table.reasons_to_skip(near, sizes, has_masks).items():
+    for reason, rows in coco_table.reasons_to_skip(table, sizes, has_masks).items():
         used[rows] = False
         yield from each("skipped", rows, lambda row, reason=reason: f"{reason}: bbox {box(row)}")
     yield from each(
@@ -70,12 +66,12 @@ def check_table(file: Path, table: coco_table.AnnotationTable, images: list[Imag
     )
     yield from each(
         "warning",
-        np.flatnonzero(used & ~is_far & _elsewhere(table, row_sizes)),
+        np.flatnonzero(used & _elsewhere(table, row_sizes)),
         lambda row: f"box {box(row)} is not where its polygons are: is it [x, y, width, height]?",
     )
     if has_masks:
         yield from _large_stacks(file, table, images)
-    crossing = np.flatnonzero(~is_far & _crossing_rows(table))
+    crossing = np.flatnonzero(_crossing_rows(table))
     yield from each("warning", crossing, lambda row: "a polygon crosses itself; it is rasterised even-odd")
 
 

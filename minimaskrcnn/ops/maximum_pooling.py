@@ -157,10 +157,7 @@ def _(grad, element, rows):
     return grad.new_empty(rows, grad.shape[1])
 
 
-def _scatter_setup(ctx, inputs, output):
-    ctx.save_for_backward(inputs[1])
-
-
 scatter.register_autograd(
-    lambda ctx, grad: (select(grad, *ctx.saved_tensors), None, None), setup_context=_scatter_setup
+    lambda ctx, grad: (select(grad, *ctx.saved_tensors), None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1]),
 )
