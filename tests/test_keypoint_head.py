@@ -11,7 +11,7 @@ from parity import assert_close, torchvision
 from torch import Tensor
 
 from minimaskrcnn.keypoint_head import KeypointHead, KeypointHeadConfig, keypoint_loss, keypoint_targets
-from minimaskrcnn.ops import reference
+from minimaskrcnn.ops import reference_keypoints as reference
 
 CONFIG = KeypointHeadConfig(num_keypoints=5, pooled_size=3, channels=8, convs=2)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimaskrcnn.ops import keypoints as op
-from minimaskrcnn.ops import reference
+from minimaskrcnn.ops import reference_keypoints as reference
 from minimaskrcnn.ops.keypoints import decode_keypoints
 
 chunks = st.sampled_from([1, 500, 2**20])
