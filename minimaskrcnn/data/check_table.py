@@ -140,13 +140,12 @@ def crosses_itself(points: np.ndarray) -> np.ndarray:
     # A product of two coordinates is right to about 1e-16 of its size: what is smaller than this is zero.
     tolerance = 1e-12 * np.square(np.abs(points).max(axis=(1, 2)) + 1)[:, None]
     crossed = np.zeros(len(points), bool)
-    with np.errstate(all="ignore"):  # far coordinates overflow; such polygons are errors of their own
-        for k in range(2, points.shape[1] // 2 + 1):
-            start = np.roll(points, -k, axis=1)
-            edge = np.roll(edges, -k, axis=1)
-            a, b = (_side(edges, other - points, tolerance) for other in (start, start + edge))
-            c, d = (_side(edge, other - start, tolerance) for other in (points, points + edges))
-            crossed |= ((a * b < 0) & (c * d < 0)).any(axis=1)
+    for k in range(2, points.shape[1] // 2 + 1):
+        start = np.roll(points, -k, axis=1)
+        edge = np.roll(edges, -k, axis=1)
+        a, b = (_side(edges, other - points, tolerance) for other in (start, start + edge))
+        c, d = (_side(edge, other - start, tolerance) for other in (points, points + edges))
+        crossed |= ((a * b < 0) & (c * d < 0)).any(axis=1)
     return crossed
 
 
