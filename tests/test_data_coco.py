@@ -14,7 +14,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from minimaskrcnn.data.coco import Category, CocoDataset, ImageRecord, open_coco
+from minimaskrcnn.data.coco import CocoDataset, open_coco
+from minimaskrcnn.data.coco_json import Category, ImageRecord
 
 H, W = 12, 16
 DISC = (np.indices((H, W)) - [[[6]], [[9]]]).__pow__(2).sum(axis=0) < 14
@@ -360,7 +361,7 @@ def test_no_memory_for_the_masks_of_a_picture(dataset, monkeypatch):
     def decode(*_):
         raise MemoryError
 
-    monkeypatch.setattr("minimaskrcnn.data.coco.decode_row", decode)
+    monkeypatch.setattr("minimaskrcnn.data.coco_table.decode_row", decode)
     with pytest.raises(ValueError, match=r"instances\.json: image 50: no memory for 4 masks .*\(12, 16\).*tiles"):
         dataset[0]
 

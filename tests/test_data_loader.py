@@ -16,6 +16,7 @@ from PIL import Image
 
 from minimaskrcnn.data.coco import CocoDataset
 from minimaskrcnn.data.loader import (
+    BatchLoader,
     CachedDataset,
     epoch_batches,
     generator_for,
@@ -82,9 +83,9 @@ def assert_same_batches(a, b) -> None:
 
 
 @settings(max_examples=300)
-@given(ratios, st.integers(1, 12), st.integers(0, 9), st.integers(0, 9), st.booleans())
-def test_an_epoch_has_every_sample_in_whole_batches(aspect_ratios, batch_size, seed, epoch, grouped):
-    batches = epoch_batches(aspect_ratios, batch_size, seed, epoch, grouped)
+@given(ratios, st.integers(1, 12), st.integers(0, 9), st.integers(0, 9))
+def test_an_epoch_has_every_sample_in_whole_batches(aspect_ratios, batch_size, seed, epoch):
+    batches = epoch_batches(aspect_ratios, batch_size, seed, epoch)
     assert len(batches) == math.ceil(len(aspect_ratios) / batch_size)
     assert all(len(batch) == batch_size for batch in batches)
     times = Counter(i for batch in batches for i in batch)
@@ -92,12 +93,12 @@ def test_an_epoch_has_every_sample_in_whole_batches(aspect_ratios, batch_size, s
     if len(aspect_ratios) >= batch_size:
         assert max(times.values()) <= 2
         assert all(len(set(batch)) == batch_size for batch in batches)
-    assert batches == epoch_batches(aspect_ratios, batch_size, seed, epoch, grouped)
+    assert batches == epoch_batches(aspect_ratios, batch_size, seed, epoch)
 
 
 @given(ratios, st.integers(1, 12), st.integers(0, 9))
 def test_at_most_two_batches_mix_portrait_and_landscape(aspect_ratios, batch_size, seed):
-    batches = epoch_batches(aspect_ratios, batch_size, seed, 0, True)
+    batches = epoch_batches(aspect_ratios, batch_size, seed, 0)
     mixed = [batch for batch in batches if len({aspect_ratios[i] < 1 for i in batch}) == 2]
     assert len(mixed) <= 2
 
@@ -145,8 +146,8 @@ def test_unshuffled_every_sample_comes_once_in_order(dataset):
 
 
 def test_shuffled_it_follows_epoch_batches(dataset):
-    loader = make_loader(dataset, batch_size=4, seed=3, epoch=2, shuffle=True, group_by_aspect=True)
-    assert [ids(batch) for batch in loader] == epoch_batches(dataset.aspect_ratios, 4, 3, 2, True)
+    third = islice(training_batches(dataset, batch_size=4, seed=3, start_step=6), 3)  # three batches an epoch
+    assert [ids(batch) for batch in third] == epoch_batches(dataset.aspect_ratios, 4, 3, 2)
 
 
 def test_training_continues_where_it_stopped(dataset):
@@ -162,12 +163,13 @@ def test_a_sample_is_augmented_anew_each_epoch(dataset):
     originals = [sample.image for sample in dataset]
     flipped = []
     for epoch in range(40):
-        (images, _), *_ = make_loader(dataset, batch_size=COUNT, seed=1, epoch=epoch, augment=FLIPS)
+        keys = [[(epoch, index) for index in range(COUNT)]]
+        (images, _), *_ = BatchLoader(dataset, keys, seed=1, augment=FLIPS)
         flipped.append([not torch.equal(*pair) for pair in zip(images, originals, strict=True)])
     flipped = np.array(flipped)
     assert (flipped.sum(axis=0) > 8).all() and (flipped.sum(axis=0) < 32).all()
     assert len({tuple(row) for row in flipped.tolist()}) > 35  # and each sample by itself
-    (images, _), *_ = make_loader(dataset, batch_size=COUNT, seed=1)
+    (images, _), *_ = make_loader(dataset, batch_size=COUNT)
     assert all(torch.equal(*pair) for pair in zip(images, originals, strict=True))
 
 

@@ -99,7 +99,7 @@ def test_one_group_that_ends_at_the_border_of_a_tile(count):
 )
 def test_groups_that_begin_and_end_anywhere_in_tiles(lengths):
     a, score, group = crowd(lengths)
-    expected = reference.batched_nms(a, score, group, 0.2)
+    expected = reference.nms(a, score, 0.2, group)
     assert torch.equal(by_kernels(ops.batched_nms, a, score, group, 0.2), expected)
 
 
@@ -130,7 +130,7 @@ def test_fewer_places_than_survivors():
     valid = torch.ones(1, 70, dtype=torch.bool)
     index, kept = by_kernels(ops.nms_padded, a[None], score[None], group[None], valid, 0.3, 7)
     assert kept.all()
-    assert torch.equal(index[0], reference.batched_nms(a, score, group, 0.3)[:7])
+    assert torch.equal(index[0], reference.nms(a, score, 0.3, group)[:7])
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
@@ -190,16 +190,16 @@ def test_boxes_that_require_a_gradient_and_are_not_contiguous():
     flipped = a.flip(0).T.contiguous().T.flip(0).requires_grad_()
     assert not flipped.is_contiguous()
     kept = ops.batched_nms(flipped, score.requires_grad_(), group, 0.3, backend="triton")
-    assert torch.equal(kept.cpu(), reference.batched_nms(a, score.detach(), group, 0.3))
+    assert torch.equal(kept.cpu(), reference.nms(a, score.detach(), 0.3, group))
     assert not nms_keep(flipped[None], group.sort()[0][None], group[None] < 99, 0.3).requires_grad
 
 
 def test_what_the_kernels_do_not_take_runs_in_torch():
     a, score, group = (t.to(DEVICE) for t in crowd([9, 6]))
-    expected = reference.batched_nms(a, score, group, 0.3)
+    expected = reference.nms(a, score, 0.3, group)
     with patch("minimaskrcnn_kernels.nms.nms_keep", side_effect=AssertionError("the kernels ran")):
         kept = ops.batched_nms(a.double(), score, group, 0.3, backend="triton").cpu()
-        assert torch.equal(kept, reference.batched_nms(a.double(), score, group, 0.3))
+        assert torch.equal(kept, reference.nms(a.double(), score, 0.3, group))
         with patch("minimaskrcnn_kernels.nms.MAX_ROWS", 14):
             assert torch.equal(ops.batched_nms(a, score, group, 0.3, backend="triton").cpu(), expected)
         with pytest.raises(AssertionError, match="the kernels ran"):

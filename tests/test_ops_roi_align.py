@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minimaskrcnn import ops
 from minimaskrcnn.ops import reference
-from minimaskrcnn.ops.reference_rois import _sample_points as sample_points
+from minimaskrcnn.ops.reference import _sample_points as sample_points
 from minimaskrcnn.ops.rois import cell_table
 
 STRIDES = [4, 8, 16, 32]

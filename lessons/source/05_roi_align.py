@@ -323,7 +323,7 @@ show(
 #
 # RoIPool is a maximum over the cells of each bin. Which cells those are, `pool_cells` says; you will write it in
 # exercise 4. RoIAlign's loops are yours too: exercises 1 to 3 build them. The definitions that judge everything are
-# in [`reference_rois.py`](../minimaskrcnn/ops/reference_rois.py).
+# in [`reference.py`](../minimaskrcnn/ops/reference.py).
 
 # %%
 from minimaskrcnn_lessons.lesson05.answers import pool_cells

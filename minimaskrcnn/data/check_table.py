@@ -10,17 +10,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from minimaskrcnn.data import coco_table
 from minimaskrcnn.data.coco_json import ImageRecord
-from minimaskrcnn.data.coco_table import (
-    AnnotationTable,
-    clipped_boxes,
-    far_polygons,
-    masks_are_given,
-    polygons_of,
-    reasons_to_skip,
-    sizes_of,
-    sizes_of_rows,
-)
 
 Level = Literal["error", "skipped", "warning"]
 THIN = 2.0  # pixels
@@ -44,14 +35,14 @@ class Finding(NamedTuple):
         return f"{self.level}: {self.file}: {place}{self.sentence}"
 
 
-def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
-    """Findings of what opened: what is skipped, what is used with a warning, what is too far away."""
-    has_masks = masks_are_given(table)
+def check_table(file: Path, table: coco_table.AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
+    """Findings of what opened: what is skipped, what is used with a warning."""
+    has_masks = coco_table.masks_are_given(table)
     if not has_masks:
         sentence = "no object has a segmentation: for a model of boxes only (fasterrcnn_resnet50_fpn)"
         yield Finding("warning", file, None, None, sentence)
-    sizes = sizes_of(images)
-    row_sizes = sizes_of_rows(table, sizes)
+    sizes = coco_table.sizes_of(images)
+    row_sizes = coco_table.sizes_of_rows(table, sizes)
     image_of = np.repeat([record.id for record in images], np.diff(table.first_row))
 
     def each(level: Level, rows: np.ndarray, sentence: Callable[[int], str]) -> Iterator[Finding]:
@@ -64,12 +55,8 @@ def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -
     def size(row: int) -> tuple[int, ...]:
         return tuple(row_sizes[row].tolist())
 
-    far = far_polygons(table, row_sizes)
-    is_far = np.isin(np.arange(len(table.id)), list(far))
-    yield from each("error", np.flatnonzero(is_far), far.__getitem__)
     used = ~table.crowd
-    near = table._replace(crowd=table.crowd | is_far)  # nothing is asked of a crowd
-    for reason, rows in reasons_to_skip(near, sizes, has_masks).items():
+    for reason, rows in coco_table.reasons_to_skip(table, sizes, has_masks).items():
         used[rows] = False
         yield from each("skipped", rows, lambda row, reason=reason: f"{reason}: bbox {box(row)}")
     yield from each(
@@ -79,34 +66,34 @@ def check_table(file: Path, table: AnnotationTable, images: list[ImageRecord]) -
     )
     yield from each(
         "warning",
-        np.flatnonzero(used & ~is_far & _elsewhere(table, row_sizes)),
+        np.flatnonzero(used & _elsewhere(table, row_sizes)),
         lambda row: f"box {box(row)} is not where its polygons are: is it [x, y, width, height]?",
     )
     if has_masks:
         yield from _large_stacks(file, table, images)
-    crossing = np.flatnonzero(~is_far & _crossing_rows(table))
+    crossing = np.flatnonzero(_crossing_rows(table))
     yield from each("warning", crossing, lambda row: "a polygon crosses itself; it is rasterised even-odd")
 
 
-def _leaves(table: AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
+def _leaves(table: coco_table.AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
     """bool [N]: the box leaves the picture by more than `LEAVES_BY` pixels."""
     beyond = table.bbox[:, :2] + table.bbox[:, 2:] - row_sizes[:, ::-1]
     return (np.maximum(-table.bbox[:, :2], beyond) > LEAVES_BY).any(axis=1)
 
 
-def _elsewhere(table: AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
+def _elsewhere(table: coco_table.AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
     """bool [N]: the polygons' extent and the box, both inside the picture, have an IoU of under a half.
 
     Or the box is that extent if its numbers are read as two corners.
     """
     low = np.full((len(table.id), 2), np.inf)
     high = -low
-    for polygons in polygons_of(table):
+    for polygons in coco_table.polygons_of(table):
         np.minimum.at(low, polygons.row, np.minimum.reduceat(polygons.points, polygons.start[:-1]))
         np.maximum.at(high, polygons.row, np.maximum.reduceat(polygons.points, polygons.start[:-1]))
     drawn = np.flatnonzero(low[:, 0] <= high[:, 0])
-    boxes = clipped_boxes(table.bbox[drawn], row_sizes[drawn])
-    extents = clipped_boxes(np.concatenate([low, high - low], axis=1)[drawn], row_sizes[drawn])
+    boxes = coco_table.clipped_boxes(table.bbox[drawn], row_sizes[drawn])
+    extents = coco_table.clipped_boxes(np.concatenate([low, high - low], axis=1)[drawn], row_sizes[drawn])
     sides = np.minimum(boxes[:, 2:], extents[:, 2:]) - np.maximum(boxes[:, :2], extents[:, :2])
     shared = sides.clip(0).prod(axis=1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (extents[:, 2:] - extents[:, :2]).prod(axis=1) - shared
@@ -118,10 +105,10 @@ def _elsewhere(table: AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
     return found
 
 
-def _large_stacks(file: Path, table: AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
+def _large_stacks(file: Path, table: coco_table.AnnotationTable, images: list[ImageRecord]) -> Iterator[Finding]:
     """Pictures whose masks, a byte a pixel, take more than `MOST_BYTES`."""
-    counts = np.diff(np.concatenate([[0], (~table.crowd).cumsum()])[table.first_row])
-    size = counts * sizes_of(images).prod(axis=1)
+    counts = coco_table.count_by_picture(table, ~table.crowd)
+    size = counts * coco_table.sizes_of(images).prod(axis=1)
     for index in np.flatnonzero(size > MOST_BYTES).tolist():
         record = images[index]
         sentence = (
@@ -131,10 +118,10 @@ def _large_stacks(file: Path, table: AnnotationTable, images: list[ImageRecord])
         yield Finding("warning", file, record.id, None, sentence)
 
 
-def _crossing_rows(table: AnnotationTable) -> np.ndarray:
+def _crossing_rows(table: coco_table.AnnotationTable) -> np.ndarray:
     """bool [N]: a polygon of the row crosses itself.  Those of over `MOST_POINTS` points are taken as simple."""
     rows = np.zeros(len(table.id), bool)
-    for polygons in polygons_of(table):
+    for polygons in coco_table.polygons_of(table):
         counts = np.diff(polygons.start)
         for count in np.unique(counts[(counts > 3) & (counts <= MOST_POINTS)]).tolist():
             chosen = np.flatnonzero(counts == count)
@@ -153,13 +140,12 @@ def crosses_itself(points: np.ndarray) -> np.ndarray:
     # A product of two coordinates is right to about 1e-16 of its size: what is smaller than this is zero.
     tolerance = 1e-12 * np.square(np.abs(points).max(axis=(1, 2)) + 1)[:, None]
     crossed = np.zeros(len(points), bool)
-    with np.errstate(all="ignore"):  # far coordinates overflow; such polygons are errors of their own
-        for k in range(2, points.shape[1] // 2 + 1):
-            start = np.roll(points, -k, axis=1)
-            edge = np.roll(edges, -k, axis=1)
-            a, b = (_side(edges, other - points, tolerance) for other in (start, start + edge))
-            c, d = (_side(edge, other - start, tolerance) for other in (points, points + edges))
-            crossed |= ((a * b < 0) & (c * d < 0)).any(axis=1)
+    for k in range(2, points.shape[1] // 2 + 1):
+        start = np.roll(points, -k, axis=1)
+        edge = np.roll(edges, -k, axis=1)
+        a, b = (_side(edges, other - points, tolerance) for other in (start, start + edge))
+        c, d = (_side(edge, other - start, tolerance) for other in (points, points + edges))
+        crossed |= ((a * b < 0) & (c * d < 0)).any(axis=1)
     return crossed
 
 

@@ -20,6 +20,7 @@ Lesson 01, `lessons/01_boxes_masks_coco.ipynb`, teaches this.
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from minimaskrcnn.data.coco_json import (
-    Category,
-    ImageRecord,
-    check_image_id,
-    integer,
-    known_to,
-    parse_annotation,
-    parse_category,
-    parse_image,
-    read_all,
-    read_json,
+from minimaskrcnn.data import coco_json, coco_table
+from minimaskrcnn.data.keypoints import (
+    KeypointRow,
+    KeypointTable,
+    find_keypoints,
+    parse_keypoints,
+    table_of_poses,
 )
-from minimaskrcnn.data.coco_table import (
-    AnnotationTable,
-    clipped_boxes,
-    decode_row,
-    far_polygons,
-    has_area,
-    image_ids_of,
-    make_table,
-    masks_are_given,
-    reasons_to_skip,
-    sizes_of,
-    sizes_of_rows,
-    without_outline,
-)
-from minimaskrcnn.data.keypoints import KeypointTable, Pose, find_keypoints, parse_keypoints, table_of_poses
 from minimaskrcnn.data.pictures import read_image
 from minimaskrcnn.data.transforms import Sample, Target
 
@@ -72,17 +54,17 @@ class CocoDataset(Dataset[Sample]):
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{images}: no such folder of pictures")
         self.categories, self.images, self._table = parse_content(
-            self.annotation_file, read_json(self.annotation_file)
+            self.annotation_file, coco_json.read_json(self.annotation_file)
         )
         self.label_of = {category.id: label for label, category in enumerate(self.categories, start=1)}
         self.category_of = {label: id for id, label in self.label_of.items()}
         self.num_classes = len(self.categories) + 1
         self.aspect_ratios = [record.width / record.height for record in self.images]
-        self._sizes = sizes_of(self.images)
+        self._sizes = coco_table.sizes_of(self.images)
         # Of each picture in the table and in the sizes; another list in a subset.
         self._place = list(range(len(self.images)))
         self._keypoints = None if keypoints is None else self._read_keypoints(Path(keypoints))
-        self.has_masks = masks_are_given(self._table)
+        self.has_masks = coco_table.masks_are_given(self._table)
         self.has_keypoints = keypoints is not None
 
     def __len__(self) -> int:
@@ -107,8 +89,8 @@ class CocoDataset(Dataset[Sample]):
 
     def unmasked(self) -> int:
         """How many objects evaluation compares no mask with; 0 where no object has one."""
-        rows = np.concatenate([[0], without_outline(self._table).cumsum()])[self._table.first_row]
-        return sum(int(rows[place + 1] - rows[place]) for place in self._place) if self.has_masks else 0
+        counts = coco_table.count_by_picture(self._table, coco_table.without_outline(self._table))
+        return int(counts[self._place].sum()) if self.has_masks else 0
 
     def without_masks(self) -> "CocoDataset":
         """The same data set for a model of boxes: an object needs no mask."""
@@ -121,15 +103,14 @@ class CocoDataset(Dataset[Sample]):
         if self._keypoints is None:
             return []
         labelled = find_keypoints(self._keypoints, self._table.id)[..., 2].any(axis=1) & ~self._table.crowd
-        before = np.concatenate([[0], labelled.cumsum()])[self._table.first_row]
-        return [i for i, place in enumerate(self._place) if before[place + 1] > before[place]]
+        return coco_table.count_by_picture(self._table, labelled)[self._place].nonzero()[0].tolist()
 
     def skipped(self) -> dict[str, list[int]]:
         """Ids of the objects that no sample has, by the reason (`coco_table.py`), without reading pictures."""
         here = np.zeros(len(self._sizes), bool)
         here[self._place] = True
         wanted = np.repeat(here, np.diff(self._table.first_row))
-        found = reasons_to_skip(self._table, self._sizes, self.has_masks)
+        found = coco_table.reasons_to_skip(self._table, self._sizes, self.has_masks)
         kept = {reason: self._table.id[rows[wanted[rows]]].tolist() for reason, rows in found.items()}
         return {reason: ids for reason, ids in kept.items() if ids}
 
@@ -140,8 +121,8 @@ class CocoDataset(Dataset[Sample]):
         place = self._place[index]
         rows = np.arange(table.first_row[place], table.first_row[place + 1])
         rows = rows[~table.crowd[rows]]
-        boxes = clipped_boxes(table.bbox[rows], np.array([record.height, record.width]))
-        good = has_area(boxes)
+        boxes = coco_table.clipped_boxes(table.bbox[rows], np.array([record.height, record.width]))
+        good = coco_table.has_area(boxes)
         if self.has_masks:
             masks, drawn = self._masks(rows, record)
             good &= drawn
@@ -160,13 +141,13 @@ class CocoDataset(Dataset[Sample]):
             target["keypoints"] = torch.from_numpy(find_keypoints(self._keypoints, table.id[kept]))
         return target
 
-    def _masks(self, rows: np.ndarray, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+    def _masks(self, rows: np.ndarray, record: coco_json.ImageRecord) -> tuple[np.ndarray, np.ndarray]:
         """bool [len(rows), h, w], and bool [len(rows)]: which have a pixel."""
         size = record.height, record.width
         try:
             masks = np.zeros((len(rows), *size), dtype=bool)
             for mask, row in zip(masks, rows.tolist()):
-                mask[:] = decode_row(self._table, row, size)
+                mask[:] = coco_table.decode_row(self._table, row, size)
             return masks, masks.any(axis=(1, 2))
         except MemoryError:
             raise ValueError(
@@ -176,13 +157,13 @@ class CocoDataset(Dataset[Sample]):
 
     def _read_keypoints(self, file: Path) -> KeypointTable:
         """Those of a file; ValueError also where it has one of our annotations in another picture."""
-        image_ids = image_ids_of(self._table, self.images)
+        image_ids = coco_table.image_ids_of(self._table, self.images)
 
-        def parse(entry: dict[str, Any]) -> Pose:
-            check_image_id(entry, image_ids)
-            return Pose(integer(entry, "id"), parse_keypoints(entry))
+        def parse(entry: dict[str, Any]) -> KeypointRow:
+            coco_json.check_image_id(entry, image_ids)
+            return KeypointRow(coco_json.integer(entry, "id"), parse_keypoints(entry))
 
-        return table_of_poses(read_all(file, read_json(file), "annotations", "annotation", parse))
+        return table_of_poses(coco_json.read_all(file, coco_json.read_json(file), "annotations", "annotation", parse))
 
 
 def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool = True) -> CocoDataset:
@@ -204,21 +185,15 @@ def open_coco(root: Path, split: str, *, people: bool = False, keypoints: bool =
 
 def parse_content(
     file: Path, content: dict[str, Any]
-) -> tuple[list[Category], list[ImageRecord], AnnotationTable]:
+) -> tuple[list[coco_json.Category], list[coco_json.ImageRecord], coco_table.AnnotationTable]:
     """The content of an annotation file: categories by id, pictures, objects.  Errors as `CocoDataset`'s.
 
     Its memory is freed on the way unless the caller keeps it.
     """
-    categories = sorted(read_all(file, content, "categories", "category", parse_category))
-    images = read_all(file, content, "images", "image", parse_image)
-    known = known_to(images, categories)
-
-    def parse(entry: dict[str, Any]) -> Any:
-        return parse_annotation(entry, known)
-
-    rows = read_all(file, content, "annotations", "annotation", parse)
+    categories = sorted(coco_json.read_all(file, content, "categories", "category", coco_json.parse_category))
+    images = coco_json.read_all(file, content, "images", "image", coco_json.parse_image)
+    known = coco_json.known_to(images, categories)
+    parse = partial(coco_json.parse_annotation, known=known)
+    rows = coco_json.read_all(file, content, "annotations", "annotation", parse)
     del content  # the table takes as much memory again
-    table = make_table(rows, len(images))
-    for row, sentence in far_polygons(table, sizes_of_rows(table, sizes_of(images))).items():
-        raise ValueError(f"{file}: annotation {table.id[row]}: {sentence}")
-    return categories, images, table
+    return categories, images, coco_table.make_table(rows, len(images))

@@ -68,25 +68,20 @@ def known_to(
     return Known(index_of, sizes, {category.id for category in categories}, image_ids or {})
 
 
-def load_json(file: Path, what: str) -> Any:
-    """The content of a JSON file.  FileNotFoundError, which says `what` is missing; ValueError for no JSON."""
+def read_json(file: Path) -> Entry:
+    """The object in an annotation file.  FileNotFoundError without the file; ValueError for no JSON, or no object."""
     if file.exists() and not file.is_file():  # a pipe could be read forever
         raise ValueError(f"{file}: not a file")
     try:
-        return json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such {what}") from None
+        raise FileNotFoundError(f"{file}: no such annotation file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not JSON in UTF-8: {error}") from None
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from None
     except RecursionError:
         raise ValueError(f"{file}: nested too deeply to be read") from None
-
-
-def read_json(file: Path) -> Entry:
-    """The object in an annotation file.  Errors of `load_json`; ValueError for JSON that is no object."""
-    content = load_json(file, "annotation file")
     if not isinstance(content, dict):
         raise ValueError(
             f"{file}: expected an object with images, annotations and categories, got {short(content)}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minimaskrcnn.data.coco_json import Annotation, ImageRecord
-from minimaskrcnn.data.segmentation import FARTHEST, Segmentation, decode_segmentation
+from minimaskrcnn.data.segmentation import Segmentation, decode_segmentation
 from minimaskrcnn.data.transforms import ImageSize
 
 # Of a box, in pixels.  Below it, float32 may make the two edges equal when the picture is resized, and the
@@ -90,6 +90,11 @@ def image_ids_of(table: AnnotationTable, images: list[ImageRecord]) -> dict[int,
     return dict(zip(table.id.tolist(), image_id.tolist()))
 
 
+def count_by_picture(table: AnnotationTable, wanted: np.ndarray) -> np.ndarray:
+    """int64 [I]: how many of the `wanted` rows, bool [N], each picture has."""
+    return np.diff(np.concatenate([[0], wanted.cumsum()])[table.first_row])
+
+
 def clipped_boxes(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """xywh [n, 4] to xyxy float32 inside pictures of (height, width) `sizes`, [n, 2] or [2]."""
     corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
@@ -106,8 +111,8 @@ def has_area(boxes: np.ndarray) -> np.ndarray:
 def reasons_to_skip(table: AnnotationTable, sizes: np.ndarray, has_masks: bool) -> dict[str, np.ndarray]:
     """Rows of ordinary objects by the reason why training cannot use them, each under one reason at most.
 
-    `sizes` [I, 2] are the pictures' (height, width); no polygon may be too far away to be rasterised.  Missed is a
-    polygon that runs around twice, so that every pixel is inside twice; its sample leaves it out all the same.
+    `sizes` [I, 2] are the pictures' (height, width).  Missed is a polygon that runs around twice, so that every pixel
+    is inside twice; its sample leaves it out all the same.
     """
     row_sizes = sizes_of_rows(table, sizes)
     stated = (table.bbox[:, 2:] >= SMALLEST_SIDE).all(axis=1)
@@ -135,24 +140,8 @@ def sizes_of_rows(table: AnnotationTable, sizes: np.ndarray) -> np.ndarray:
 
 
 def decode_row(table: AnnotationTable, row: int, image_size: ImageSize) -> np.ndarray:
-    """bool [h, w]; ValueError for a polygon that is too far away."""
+    """bool [h, w]."""
     return decode_segmentation(segmentation_of(table, row), image_size)
-
-
-def far_polygons(table: AnnotationTable, row_sizes: np.ndarray) -> dict[int, str]:
-    """The rows with a polygon too far outside of its picture to be rasterised, and a sentence for each."""
-    far = np.zeros(len(table.id), bool)
-    for polygons in polygons_of(table):
-        farthest = np.maximum.reduceat(np.abs(polygons.points).max(axis=1), polygons.start[:-1])
-        limit = FARTHEST * row_sizes[polygons.row].sum(axis=1)
-        far[polygons.row[~(farthest <= limit)]] = True
-    found = {}
-    for row in np.flatnonzero(far).tolist():
-        try:
-            decode_row(table, row, tuple(row_sizes[row].tolist()))
-        except ValueError as error:
-            found[row] = str(error)
-    return found
 
 
 def polygons_of(table: AnnotationTable) -> Iterator[Polygons]:
@@ -180,19 +169,18 @@ def _may_be_blank(table: AnnotationTable, row_sizes: np.ndarray) -> np.ndarray:
     pixel or more, and the polygon inside the picture, some pixel's centre lies well inside.
     """
     sure = np.zeros(len(table.id), bool)
-    with np.errstate(all="ignore"):  # far coordinates overflow, and are not "sure"
-        for polygons in polygons_of(table):
-            step = polygons.points[polygons.following] - polygons.points
-            x, y = polygons.points.T
-            first = polygons.start[:-1]
-            area = np.abs(np.add.reduceat(x * step[:, 1] - y * step[:, 0], first)) / 2
-            perimeter = np.add.reduceat(np.hypot(*step.T), first)
-            within = (polygons.points >= 0).all(axis=1) & (
-                polygons.points
-                <= np.repeat(row_sizes[polygons.row], np.diff(polygons.start), axis=0)[:, ::-1]
-            ).all(axis=1)
-            solid = (area >= np.maximum(perimeter, 1)) & np.logical_and.reduceat(within, first)
-            sure[polygons.row[solid]] = True
+    for polygons in polygons_of(table):
+        step = polygons.points[polygons.following] - polygons.points
+        x, y = polygons.points.T
+        first = polygons.start[:-1]
+        area = np.abs(np.add.reduceat(x * step[:, 1] - y * step[:, 0], first)) / 2
+        perimeter = np.add.reduceat(np.hypot(*step.T), first)
+        within = (polygons.points >= 0).all(axis=1) & (
+            polygons.points
+            <= np.repeat(row_sizes[polygons.row], np.diff(polygons.start), axis=0)[:, ::-1]
+        ).all(axis=1)
+        solid = (area >= np.maximum(perimeter, 1)) & np.logical_and.reduceat(within, first)
+        sure[polygons.row[solid]] = True
     for row in np.flatnonzero(table.is_rle).tolist():
         sure[row] = segmentation_of(table, row).parts[0][1::2].any()
     return ~sure

@@ -23,7 +23,7 @@ SKELETON = (
 FARTHEST_POINT = 1e6  # pixels; no picture is as large, and float32 still has a sixteenth of a pixel there
 
 
-class Pose(NamedTuple):
+class KeypointRow(NamedTuple):
     """The keypoints of one annotation."""
 
     id: int
@@ -37,7 +37,7 @@ class KeypointTable(NamedTuple):
     points: np.ndarray  # float32 [P + 1, 17, 3]; the last row is for annotations without: zeros
 
 
-def table_of_poses(poses: list[Pose]) -> KeypointTable:
+def table_of_poses(poses: list[KeypointRow]) -> KeypointTable:
     """The table of poses whose ids differ."""
     poses = sorted(poses, key=lambda pose: pose.id)
     absent = np.zeros((NUM_KEYPOINTS, 3), np.float32)

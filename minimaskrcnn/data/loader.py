@@ -5,10 +5,10 @@ sample's augmentation of (seed, epoch, index).  So batch k of a training run is 
 alone: any number of worker processes gives the same batches, and a resumed run continues with the batch
 that it would have had.
 
-A training epoch consists of whole batches.  With aspect grouping, portrait (w < h) and landscape pictures
-fill separate batches, which saves padding; what either leaves over goes into common ones, and the last
-batch is filled up with samples of the same epoch, so that every sample occurs at least once and a few
-twice.  Unshuffled, for evaluation, every sample occurs exactly once and the last batch may be short.
+A training epoch consists of whole batches.  Portrait (w < h) and landscape pictures fill separate batches,
+which saves padding; what either leaves over goes into common ones, and the last batch is filled up with
+samples of the same epoch, so that every sample occurs at least once and a few twice.  Unshuffled, for
+evaluation, every sample occurs exactly once and the last batch may be short.
 
 Workers are started fresh (forkserver or spawn) and send samples packed, 8 bits a value and 1 bit a mask
 pixel: forking a process that runs threads can hang, and shared memory is often limited to less than a
@@ -21,7 +21,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, cycle, islice
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,17 +33,6 @@ from minimaskrcnn.data.pictures import to_float
 from minimaskrcnn.data.transforms import AugmentConfig, Sample, Target, augment
 
 Key = tuple[int, int]  # (epoch, index of the sample)
-
-
-@runtime_checkable
-class SampleSource(Protocol):
-    """What a dataset must offer here."""
-
-    aspect_ratios: list[float]  # width / height of each picture
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 class PackedSample(NamedTuple):
@@ -61,9 +50,7 @@ def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Genera
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
-def epoch_batches(
-    aspect_ratios: list[float], batch_size: int, seed: int, epoch: int, group_by_aspect: bool = True
-) -> list[list[int]]:
+def epoch_batches(aspect_ratios: list[float], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices of the ceil(n / batch_size) whole batches of a training epoch, a function of the arguments.
 
     ValueError for no samples or a batch size under 1.
@@ -72,12 +59,10 @@ def epoch_batches(
         raise ValueError(f"cannot make batches of {batch_size} from {len(aspect_ratios)} samples")
     generator = generator_for(seed, epoch)
     order = torch.randperm(len(aspect_ratios), generator=generator).tolist()
-    groups = [order]
-    if group_by_aspect:
-        groups = [[i for i in order if (aspect_ratios[i] < 1) == portrait] for portrait in (True, False)]
     batches: list[list[int]] = []
     rest: list[int] = []
-    for group in groups:
+    for portrait in (True, False):
+        group = [i for i in order if (aspect_ratios[i] < 1) == portrait]
         whole = len(group) - len(group) % batch_size
         batches += _chunks(group[:whole], batch_size)
         rest += group[whole:]
@@ -140,20 +125,21 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset: SampleSource,
+        dataset: CocoDataset,
         batches: Iterable[list[Key]],
         seed: int,
         workers: int = 0,
         augment: AugmentConfig | None = None,
     ) -> None:
         workers = min(workers, _cpu_count())
+        fresh = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self._batches = batches
         self._loader = DataLoader(
-            _AugmentedSamples(dataset, seed, augment),
+            _AugmentedSamples(dataset, seed, augment, packed=workers > 0),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=_pack_all if workers else _as_they_are,
-            multiprocessing_context=_fresh_start_method() if workers else None,
+            collate_fn=list,
+            multiprocessing_context=fresh if workers else None,
             generator=generator_for(seed),  # otherwise each pass would advance the global generator
         )
 
@@ -162,44 +148,31 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
         for batch in self._loader:
-            samples = [_unpack_or_raise(item) for item in batch]
+            for item in batch:
+                if isinstance(item, Exception):
+                    raise item
+            samples = [unpack(item) if isinstance(item, PackedSample) else item for item in batch]
             yield [sample.image for sample in samples], [sample.target for sample in samples]
 
 
-def make_loader(
-    dataset: SampleSource,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    epoch: int = 0,
-    workers: int = 0,
-    augment: AugmentConfig | None = None,
-    group_by_aspect: bool = False,
-    shuffle: bool = False,
-) -> BatchLoader:
-    """One pass over a dataset: in its order, each sample once; or shuffled, as `epoch_batches` has it.
+def make_loader(dataset: CocoDataset, *, batch_size: int, workers: int = 0) -> BatchLoader:
+    """One pass over a dataset in its order, each sample once, as it is.
 
-    `group_by_aspect` matters only where shuffled.  Workers beyond the machine's processors are not started.
+    Workers beyond the machine's processors are not started.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size {batch_size} must be at least 1, workers {workers} at least 0")
-    if shuffle:
-        batches = epoch_batches(dataset.aspect_ratios, batch_size, seed, epoch, group_by_aspect)
-    else:
-        batches = _chunks(list(range(len(dataset))), batch_size)
-    keys = [[(epoch, index) for index in batch] for batch in batches]
-    return BatchLoader(dataset, keys, seed, workers, augment)
+    return BatchLoader(dataset, _chunks([(0, index) for index in range(len(dataset))], batch_size), 0, workers)
 
 
 def training_batches(
-    dataset: SampleSource,
+    dataset: CocoDataset,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     workers: int = 0,
     augment: AugmentConfig | None = None,
-    group_by_aspect: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[tuple[list[Tensor], list[Target]]]:
@@ -214,38 +187,41 @@ def training_batches(
             f"batch_size {batch_size} and {len(dataset)} samples must be at least 1, "
             f"workers {workers} and start_step {start_step} at least 0"
         )
-    keys = _training_keys(dataset.aspect_ratios, batch_size, seed, start_step, group_by_aspect)
+    keys = _training_keys(dataset.aspect_ratios, batch_size, seed, start_step)
     share = (batch[rank::world_size] for batch in keys)
     return iter(BatchLoader(dataset, share, seed, workers, augment))
 
 
-class _AugmentedSamples(Dataset[Sample | Exception]):
+class _AugmentedSamples(Dataset[Sample | PackedSample | Exception]):
     """Samples by (epoch, index).  A worker's error is handed on as a value: torch would wrap it in a traceback."""
 
-    def __init__(self, source: SampleSource, seed: int, config: AugmentConfig | None) -> None:
+    def __init__(self, source: CocoDataset, seed: int, config: AugmentConfig | None, packed: bool) -> None:
         self.source = source
         self.seed = seed
         self.config = config
+        self.packed = packed
 
-    def __getitem__(self, key: Key) -> Sample | Exception:
+    def __getitem__(self, key: Key) -> Sample | PackedSample | Exception:
         try:
             sample = self.source[key[1]]
-            return augment(sample, self.config, generator_for(self.seed, *key)) if self.config else sample
+            if self.config:
+                sample = augment(sample, self.config, generator_for(self.seed, *key))
+            return pack(sample) if self.packed else sample
         except (ValueError, OSError) as error:
             return error
 
 
 def _training_keys(
-    aspect_ratios: list[float], batch_size: int, seed: int, start_step: int, group_by_aspect: bool
+    aspect_ratios: list[float], batch_size: int, seed: int, start_step: int
 ) -> Iterator[list[Key]]:
     first_epoch, skip = divmod(start_step, -(-len(aspect_ratios) // batch_size))
     for epoch in count(first_epoch):
-        for batch in epoch_batches(aspect_ratios, batch_size, seed, epoch, group_by_aspect)[skip:]:
+        for batch in epoch_batches(aspect_ratios, batch_size, seed, epoch)[skip:]:
             yield [(epoch, index) for index in batch]
         skip = 0
 
 
-def _chunks(items: list[int], size: int) -> list[list[int]]:
+def _chunks(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
@@ -255,24 +231,6 @@ def _filled_up(rest: list[int], order: list[int], batch_size: int) -> list[int]:
     last = set(rest[len(rest) + missing - batch_size :]) if missing else set()
     others = [i for i in order if i not in last]
     return rest + list(islice(cycle(others or order), missing))
-
-
-def _pack_all(items: list[Sample | Exception]) -> list[PackedSample | Exception]:
-    return [item if isinstance(item, Exception) else pack(item) for item in items]
-
-
-def _as_they_are(items: list[Sample | Exception]) -> list[Sample | Exception]:
-    return items
-
-
-def _unpack_or_raise(item: Sample | PackedSample | Exception) -> Sample:
-    if isinstance(item, Exception):
-        raise item
-    return unpack(item) if isinstance(item, PackedSample) else item
-
-
-def _fresh_start_method() -> str:
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def _cpu_count() -> int:

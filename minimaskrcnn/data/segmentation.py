@@ -39,21 +39,21 @@ def parse_segmentation(value: Any, image_size: ImageSize) -> Segmentation:
         return Segmentation(True, [_parse_runs(value, image_size)])
     if value is not None and not isinstance(value, list):
         raise ValueError(f"segmentation must be a list of polygons or run lengths, got {short(value)}")
-    polygons = [_parse_polygon(part) for part in value or []]
-    return Segmentation(False, [polygon for polygon in polygons if len(polygon) >= 6])
+    parts = [_parse_polygon(part) for part in value or []]
+    polygons = [part for part in parts if len(part) >= 6]
+    farthest = max((float(np.abs(polygon).max()) for polygon in polygons), default=0.0)
+    if farthest > FARTHEST * sum(image_size):  # rasterising it would take all memory
+        raise ValueError(f"polygon reaches {farthest:g} in a picture of (height, width) {image_size}")
+    return Segmentation(False, polygons)
 
 
 def decode_segmentation(segmentation: Segmentation, image_size: ImageSize) -> Bool[np.ndarray, "h w"]:
-    """The bitmap.  ValueError for a polygon so far away that rasterising it would take all memory."""
+    """The bitmap."""
     if segmentation.is_rle:
         return runs_to_mask(segmentation.parts[0].astype(np.int64), image_size)
-    height, width = image_size
-    farthest = max((float(np.abs(part).max()) for part in segmentation.parts), default=0.0)
-    if not farthest <= FARTHEST * (height + width):
-        raise ValueError(f"polygon reaches {farthest:g} in a picture of (height, width) {image_size}")
     if not segmentation.parts:
         return np.zeros(image_size, dtype=bool)
-    parts = mask_utils.frPyObjects([list(part) for part in segmentation.parts], height, width)
+    parts = mask_utils.frPyObjects([list(part) for part in segmentation.parts], *image_size)
     return runs_to_mask(unpack_runs(mask_utils.merge(parts)["counts"]), image_size)
 
 

@@ -164,7 +164,12 @@ def hflip(image: Float[Tensor, "3 h w"], target: Target) -> Sample:
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(-1)
     if "keypoints" in target:
-        flipped["keypoints"] = _hflip_keypoints(target["keypoints"], width)
+        keypoints = target["keypoints"]
+        if keypoints.shape[1] != len(FLIPPED_KEYPOINT):
+            raise ValueError(f"only COCO's 17 keypoints can be mirrored, got {list(keypoints.shape)}")
+        x, y, v = keypoints[:, list(FLIPPED_KEYPOINT)].unbind(-1)
+        mirrored = [torch.where(v > 0, width - 1 - x, 0.0), torch.where(v > 0, y, 0.0), v]
+        flipped["keypoints"] = torch.stack(mirrored, dim=-1)
     return Sample(image.flip(-1), flipped)
 
 
@@ -219,10 +224,3 @@ def _size_ratios(old_size: ImageSize, new_size: ImageSize) -> tuple[float, float
     old = torch.tensor(old_size, dtype=torch.float32)
     ratio_y, ratio_x = (torch.tensor(new_size, dtype=torch.float32) / old).tolist()
     return ratio_y, ratio_x
-
-
-def _hflip_keypoints(keypoints: Float[Tensor, "G K 3"], width: int) -> Float[Tensor, "G K 3"]:
-    if keypoints.shape[1] != len(FLIPPED_KEYPOINT):
-        raise ValueError(f"only COCO's 17 keypoints can be mirrored, got {list(keypoints.shape)}")
-    x, y, v = keypoints[:, list(FLIPPED_KEYPOINT)].unbind(-1)
-    return torch.stack([torch.where(v > 0, width - 1 - x, 0.0), torch.where(v > 0, y, 0.0), v], dim=-1)

@@ -49,7 +49,11 @@ def decode_keypoints(
     sizes = extents.ceil()
     pixels = torch.zeros(*maps.shape[:2], 2, dtype=torch.int64, device=maps.device)
     peaks = maps.new_zeros(maps.shape[:2])
-    for rois, width, height in _chunks(_read_sizes(sizes), *maps.shape[1:3]):
+    sides = sizes.tolist()
+    for roi, (width, height) in enumerate(sides):
+        if not (width <= LARGEST and height <= LARGEST):
+            raise ValueError(f"box {roi}: {width} × {height} pixels, expected at most {LARGEST} along a side")
+    for rois, width, height in _chunks(sides, *maps.shape[1:3]):
         chosen = torch.tensor(rois, device=maps.device)
         pixels[chosen], peaks[chosen] = _find_peaks(maps[chosen], sizes[chosen].long(), width, height)
     xy = (pixels + 0.5) * (extents / sizes)[:, None] + corner[:, None]
@@ -68,33 +72,22 @@ def _check(logits: Tensor, boxes: Tensor, score: str) -> None:
         raise ValueError(f"score {score!r}: expected 'logit' or 'softmax'")
 
 
-def _read_sizes(sizes: Float[Tensor, "R 2"]) -> list[list[float]]:
-    """The sides on the host, none of them NaN or too large."""
-    rows = sizes.tolist()
-    for roi, (width, height) in enumerate(rows):
-        if not (width <= LARGEST and height <= LARGEST):
-            raise ValueError(f"box {roi}: {width} × {height} pixels, expected at most {LARGEST} along a side")
-    return rows
-
-
 def _chunks(sizes: list[list[float]], keypoints: int, m: int) -> Iterator[tuple[list[int], int, int]]:
     """Rois of like heights, to be resized together, and the largest width and height among them."""
     chunk: list[int] = []
-    most_width = most_height = 0
+    most_width = 0
     for roi in sorted(range(len(sizes)), key=lambda row: sizes[row][1]):
         width, height = (int(side) for side in sizes[roi])
         # M itself has m rows and columns, however small the box.
-        area = max(most_width, width, m) * max(most_height, height, m)
+        area = max(most_width, width, m) * max(height, m)
         if chunk and (len(chunk) + 1) * keypoints * area > CHUNK:
-            yield chunk, most_width, most_height
+            yield chunk, most_width, int(sizes[chunk[-1]][1])
             chunk = []
             most_width = 0
-            most_height = 0
         chunk.append(roi)
         most_width = max(most_width, width)
-        most_height = max(most_height, height)
     if chunk:
-        yield chunk, most_width, most_height
+        yield chunk, most_width, int(sizes[chunk[-1]][1])
 
 
 def _find_peaks(

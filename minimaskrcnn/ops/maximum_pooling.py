@@ -147,10 +147,9 @@ def scatter(grad: Tensor, element: Tensor, rows: int) -> Tensor:
     return flat[:-1].view(rows, columns)
 
 
-@torch.library.custom_op("minimaskrcnn::select", mutates_args=())
 def select(table: Tensor, element: Tensor) -> Tensor:
     """The table's number at each element; 0 beyond the end."""
-    return torch.cat([table.flatten(), table.new_zeros(1)]).take(element)
+    return torch.cat([table.flatten(), table.new_zeros(1)])[element]
 
 
 @scatter.register_fake
@@ -158,23 +157,7 @@ def _(grad, element, rows):
     return grad.new_empty(rows, grad.shape[1])
 
 
-@select.register_fake
-def _(table, element):
-    return table.new_empty(element.shape)
-
-
-def _scatter_setup(ctx, inputs, output):
-    ctx.save_for_backward(inputs[1])
-
-
-def _select_setup(ctx, inputs, output):
-    ctx.rows = len(inputs[0])
-    ctx.save_for_backward(inputs[1])
-
-
 scatter.register_autograd(
-    lambda ctx, grad: (select(grad, *ctx.saved_tensors), None, None), setup_context=_scatter_setup
-)
-select.register_autograd(
-    lambda ctx, grad: (scatter(grad, *ctx.saved_tensors, ctx.rows), None), setup_context=_select_setup
+    lambda ctx, grad: (select(grad, *ctx.saved_tensors), None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1]),
 )

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 
 # Rows that are compared at once with all that any of them can reach; 32 to 128 timed alike.
 BLOCK = 64
@@ -58,18 +58,14 @@ def _sort(boxes: Float[np.ndarray, "M 4"], group: Int64[np.ndarray, "M"], thresh
     # 1e-5 covers the rounding of a float32 IoU, about 4e-7.
     x2 = x1 + (boxes[:, 2] - x1) * (1 - threshold + 1e-5)
     # A box with a coordinate that is not finite hits nothing: it may stand anywhere.
-    x1 = _finite(x1)
-    x2 = _finite(x2)
+    x1 = np.where(np.isfinite(x1), x1, 0)
+    x2 = np.where(np.isfinite(x2), x2, 0)
     span = x2.max(initial=0) - x1.min(initial=0) + 1
     key = group * span + x1
     reach = group * span + x2
     order = key.argsort()
     end = np.searchsorted(key[order], reach[order], side="right")
     return _Sorted(np.ascontiguousarray(boxes[order].T), group[order], order, end)
-
-
-def _finite(x: Float64[np.ndarray, "M"]) -> Float64[np.ndarray, "M"]:
-    return np.where(np.isfinite(x), x, 0)
 
 
 def _hits(boxes: _Sorted, threshold: float) -> Iterator[Int64[np.ndarray, "2 E"]]:

@@ -146,17 +146,15 @@ def _patches(
     height, width = image_size
     masks = masks.detach() if masks.dtype == torch.float64 else masks.detach().float()
     if exact:
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes.detach().double().tolist()):
-            rows, resize_rows = _exact_matrix(y1, y2, height, mask)
-            columns, resize_columns = _exact_matrix(x1, x2, width, mask)
-            with torch.autocast(mask.device.type, enabled=False):
-                values = resize_rows @ mask @ resize_columns.T
-            yield _Patch(rows, columns, values)
-        return
-    corners = _integer_boxes(boxes.detach(), masks.shape[1]).tolist()
-    for mask, (x1, y1, x2, y2) in zip(pad(masks, (1, 1, 1, 1)), corners):
-        rows, resize_rows = _resize_matrix(y1, y2, height, mask)
-        columns, resize_columns = _resize_matrix(x1, x2, width, mask)
+        matrix = _exact_matrix
+        corners = boxes.detach().double()
+    else:
+        matrix = _resize_matrix
+        corners = _integer_boxes(boxes.detach(), masks.shape[1])
+        masks = pad(masks, (1, 1, 1, 1))
+    for mask, (x1, y1, x2, y2) in zip(masks, corners.tolist()):
+        rows, resize_rows = matrix(y1, y2, height, mask)
+        columns, resize_columns = matrix(x1, x2, width, mask)
         with torch.autocast(mask.device.type, enabled=False):
             values = resize_rows @ mask @ resize_columns.T
         yield _Patch(rows, columns, values)

@@ -1,44 +1,22 @@
 """The definitions as loops: slow, obviously right, the judge of every faster implementation.
 
-Everything is computed one number at a time in Python's floats (float64).  The one exception is the IoU inside
-`nms`, which by contract is computed in the boxes' own precision, so that all implementations agree to the last bit.
-`roi_align`, `roi_pool` and `roi_warp` have their own file, `reference_rois.py`.
+Everything is computed one number at a time in Python's floats (float64).  Two exceptions are computed in the boxes'
+own precision, by contract, because the last bit decides: the IoU inside `nms`, so that all implementations agree, and
+the rounding of `roi_pool` and `roi_warp`, which chooses between cells.
 
-Used by tests and lessons only.
+Used by tests and lessons only.  Lesson 05, `lessons/05_roi_align.ipynb`, teaches the pooling of boxes.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-from minimaskrcnn.ops.reference_rois import (
-    bilinear,
-    fpn_level,
-    multiscale_roi_align,
-    roi_align,
-    roi_pool,
-    roi_warp,
-)
-
-__all__ = [
-    "MatchedBoxes",
-    "bilinear",
-    "box_iou",
-    "fpn_level",
-    "match_boxes",
-    "multiscale_roi_align",
-    "nms",
-    "paste_mask",
-    "paste_masks",
-    "paste_masks_rle",
-    "roi_align",
-    "roi_pool",
-    "roi_warp",
-]
+from minimaskrcnn.ops.match_boxes import MatchedBoxes
 
 
 def box_iou(boxes1: Num[Tensor, "N 4"], boxes2: Num[Tensor, "M 4"]) -> Float[Tensor, "N M"]:
@@ -71,16 +49,6 @@ def nms(
     return torch.tensor(kept, dtype=torch.int64)
 
 
-def batched_nms(
-    boxes: Float[Tensor, "N 4"],
-    scores: Float[Tensor, "N"],
-    idxs: Int64[Tensor, "N"] | None,
-    iou_threshold: float,
-) -> Int64[Tensor, "K"]:
-    """`nms` among boxes of equal `idxs`."""
-    return nms(boxes, scores, iou_threshold, idxs)
-
-
 def nms_padded(
     boxes: Float[Tensor, "B N 4"],
     scores: Float[Tensor, "B N"],
@@ -111,14 +79,6 @@ def _nms_iou(a: np.ndarray, b: np.ndarray) -> float:
         inter = width * height
         union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
         return float(inter / union) if union > 0 else 0.0
-
-
-class MatchedBoxes(NamedTuple):
-    """What `match_boxes` returns."""
-
-    iou: Float[Tensor, "B K"]
-    index: Int64[Tensor, "B K"]
-    best_for_gt: Bool[Tensor, "B K"]
 
 
 def match_boxes(
@@ -184,16 +144,6 @@ def paste_masks(
     return out
 
 
-def paste_masks_rle(
-    masks: Float[Tensor, "n m m"],
-    boxes: Float[Tensor, "n 4"],
-    image_size: tuple[int, int],
-    threshold: float = 0.5,
-) -> list[list[int]]:
-    """The run lengths of each pasted mask, column after column, background first: COCO's uncompressed counts."""
-    return [run_lengths(bitmap) for bitmap in paste_masks(masks, boxes, image_size, threshold)]
-
-
 def run_lengths(bitmap: Bool[Tensor, "h w"]) -> list[int]:
     """How many pixels are background, then foreground, then background, ..., down the columns."""
     counts = [0]
@@ -215,3 +165,175 @@ def _grown(box: list[float], factor: float) -> tuple[int, int, int, int]:
     half_w = (x2 - x1) / 2 * factor
     half_h = (y2 - y1) / 2 * factor
     return int(cx - half_w), int(cy - half_h), int(cx + half_w), int(cy + half_h)
+
+
+def bilinear(plane: list[list[float]], y: float, x: float) -> float:
+    """Value between the four cells around a point of a plane [H][W].
+
+    0 beyond one cell outside of the map and in a map without cells; the edge's value within that cell.
+    """
+    height = len(plane)
+    width = len(plane[0]) if plane else 0
+    if not height or not width or y < -1 or y > height or x < -1 or x > width:
+        return 0.0
+    y = min(max(y, 0.0), height - 1)
+    x = min(max(x, 0.0), width - 1)
+    top = int(y)
+    left = int(x)
+    bottom = min(top + 1, height - 1)
+    right = min(left + 1, width - 1)
+    fy = y - top
+    fx = x - left
+    upper = (1 - fx) * plane[top][left] + fx * plane[top][right]
+    lower = (1 - fx) * plane[bottom][left] + fx * plane[bottom][right]
+    return (1 - fy) * upper + fy * lower
+
+
+def roi_align(
+    input: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "R 5"],
+    output_size: tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    mode: str = "avg",
+) -> Float[Tensor, "R C PH PW"]:
+    """Mean (or, with mode "max", largest) of regularly spaced bilinear samples in each bin of each box.
+
+    `boxes` are rows of (image index, x1, y1, x2, y2).  A bin without samples is 0; a box that is not finite is NaN.
+    """
+    out = torch.zeros(len(boxes), input.shape[1], *output_size, dtype=torch.float64)
+    for r, (image, *corners) in enumerate(boxes.tolist()):
+        if not all(math.isfinite(corner) for corner in corners):
+            out[r] = math.nan
+            continue
+        x1, y1, x2, y2 = (corner * spatial_scale - (0.5 if aligned else 0.0) for corner in corners)
+        ys = _sample_points(y1, y2, output_size[0], sampling_ratio, aligned)
+        xs = _sample_points(x1, x2, output_size[1], sampling_ratio, aligned)
+        for c in range(input.shape[1]):
+            plane = input[int(image), c].tolist()
+            for ph, bin_ys in enumerate(ys):
+                for pw, bin_xs in enumerate(xs):
+                    samples = [bilinear(plane, y, x) for y in bin_ys for x in bin_xs]
+                    if mode == "max":
+                        out[r, c, ph, pw] = max(samples, default=0.0)
+                    else:
+                        out[r, c, ph, pw] = sum(samples) / max(len(samples), 1)
+    return out
+
+
+def _sample_points(
+    start: float, end: float, bins: int, sampling_ratio: int, aligned: bool
+) -> list[list[float]]:
+    """Coordinates of the samples of each bin on one axis."""
+    length = end - start if aligned else max(end - start, 1.0)
+    count = sampling_ratio if sampling_ratio > 0 else max(math.ceil(length / bins), 0)
+    size = length / bins
+    return [[start + b * size + (i + 0.5) * size / count for i in range(count)] for b in range(bins)]
+
+
+def multiscale_roi_align(
+    features: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "R 4"],
+    image_index: Int64[Tensor, "R"],
+    output_size: tuple[int, int],
+    strides: Sequence[int | float],
+    *,
+    sampling_ratio: int,
+    aligned: bool,
+    canonical_size: float = 224.0,
+    canonical_level: int = 4,
+    mode: str = "avg",
+) -> Float[Tensor, "R C PH PW"]:
+    """`roi_align` of each box on the level that `fpn_level` gives it."""
+    out = torch.zeros(len(boxes), features[0].shape[1], *output_size, dtype=torch.float64)
+    for r, box in enumerate(boxes):
+        level = fpn_level(box, list(strides), canonical_size, canonical_level)
+        roi = torch.cat([image_index[r : r + 1].to(box), box])[None]
+        out[r] = roi_align(
+            features[level], roi, output_size, 1 / strides[level], sampling_ratio, aligned, mode
+        )[0]
+    return out
+
+
+def fpn_level(
+    box: Num[Tensor, "4"], strides: list[float], canonical_size: float = 224.0, canonical_level: int = 4
+) -> int:
+    """Equation 1 of the FPN paper, as an index into `strides`: a box of 224 pixels belongs to level 4, stride 16."""
+    x1, y1, x2, y2 = box.tolist()
+    area = (x2 - x1) * (y2 - y1)
+    finest = round(math.log2(strides[0]))
+    if area <= 0:
+        return 0
+    level = math.floor(canonical_level + math.log2(math.sqrt(area) / canonical_size) + 1e-6)
+    return min(max(level, finest), finest + len(strides) - 1) - finest
+
+
+def roi_pool(
+    input: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "R 5"],
+    output_size: tuple[int, int],
+    spatial_scale: float = 1.0,
+) -> Float[Tensor, "R C PH PW"]:
+    """Largest cell of each bin, of a box whose corners are rounded to cells.
+
+    `boxes` are rows of (image index, x1, y1, x2, y2).  A bin without cells is 0; NaN cells are passed over; a box
+    that is not finite is NaN.  Rounding, and the borders of bins, are computed in the precision of the boxes
+    (float64 with float64 features), because the last bit decides which cells a bin has.
+    """
+    out = torch.zeros(len(boxes), input.shape[1], *output_size, dtype=torch.float64)
+    for r, (image, x1, y1, x2, y2) in enumerate(_in_cells(boxes, input, spatial_scale)):
+        if not all(np.isfinite([x1, y1, x2, y2])):
+            out[r] = math.nan
+            continue
+        rows = _cells_of_bins(y1, y2, output_size[0], input.shape[2])
+        columns = _cells_of_bins(x1, x2, output_size[1], input.shape[3])
+        for c in range(input.shape[1]):
+            plane = input[int(image), c].tolist()
+            for ph, bin_rows in enumerate(rows):
+                for pw, bin_columns in enumerate(columns):
+                    cells = [plane[y][x] for y in bin_rows for x in bin_columns]
+                    numbers = [cell for cell in cells if not math.isnan(cell)]
+                    out[r, c, ph, pw] = max(numbers, default=-math.inf if cells else 0.0)
+    return out
+
+
+def roi_warp(
+    input: Float[Tensor, "B C H W"],
+    boxes: Float[Tensor, "R 5"],
+    output_size: tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    mode: str = "avg",
+) -> Float[Tensor, "R C PH PW"]:
+    """Bilinear samples, as in `roi_align`, of the whole cells that `roi_pool` gives a box: cell i is [i, i + 1)."""
+    cells = boxes.double().clone()
+    for r, (_, *corners) in enumerate(_in_cells(boxes, input, spatial_scale)):
+        if all(np.isfinite(corners)):
+            left, width = _whole_cells(*corners[0::2])
+            top, height = _whole_cells(*corners[1::2])
+            cells[r, 1:] = torch.tensor([left, top, left + width, top + height])
+    return roi_align(input, cells, output_size, 1.0, sampling_ratio, aligned=True, mode=mode)
+
+
+def _in_cells(boxes: Float[Tensor, "R 5"], input: Tensor, spatial_scale: float) -> np.ndarray:
+    """Rows of (image index, x1, y1, x2, y2), the corners times the scale, each product rounded once."""
+    dtype = torch.promote_types(torch.promote_types(boxes.dtype, input.dtype), torch.float32)
+    rows = boxes.detach().to(dtype).numpy()
+    return np.concatenate([rows[:, :1], rows[:, 1:] * rows.dtype.type(spatial_scale)], 1)
+
+
+def _whole_cells(start: np.floating, end: np.floating) -> tuple[int, int]:
+    """The first cell of a box on one axis, and how many there are: at least 1, the last one included."""
+    # C's `round`: ROUND_HALF_UP takes halves away from zero.
+    first, last = (int(Decimal(float(x)).to_integral_value(ROUND_HALF_UP)) for x in (start, end))
+    return first, max(last - first + 1, 1)
+
+
+def _cells_of_bins(start: np.floating, end: np.floating, bins: int, extent: int) -> list[range]:
+    """The cells 0..extent - 1 that each bin of a box covers on one axis, those that it covers in part included."""
+    first, length = _whole_cells(start, end)
+    number = type(start)
+    size = number(length) / number(bins)
+    borders = [(math.floor(number(b) * size), math.ceil(number(b + 1) * size)) for b in range(bins)]
+    return [range(*(min(max(first + border, 0), extent) for border in pair)) for pair in borders]

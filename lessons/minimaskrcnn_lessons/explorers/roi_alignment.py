@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimaskrcnn.ops import reference, reference_rois
+from minimaskrcnn.ops import reference
 from minimaskrcnn_lessons.explorers import Explorer
 
 WIDTH, HEIGHT, BINS, SAMPLES = 256, 192, 4, 2
@@ -48,7 +48,7 @@ def pooled(pooling: str, rows: list[list[float]], box: list[float], stride: int)
 def whole_cells(box: list[float], stride: int) -> list[int]:
     """Left, top, right, bottom of the cells that RoIPool gives a box, the last two past the end."""
     (x, width), (y, height) = (
-        reference_rois._whole_cells(np.float64(box[axis] / stride), np.float64(box[axis + 2] / stride))
+        reference._whole_cells(np.float64(box[axis] / stride), np.float64(box[axis + 2] / stride))
         for axis in (0, 1)
     )
     return [x, y, x + width, y + height]
@@ -74,7 +74,7 @@ def golden() -> list[dict[str, Any]]:
         for stride in (4, 8, 16, 32):
             cells, ends = whole_cells(box, stride), (box[0] / stride - 0.5, box[2] / stride - 0.5)
             off = [cell * stride - side for cell, side in zip(cells, box)]
-            points = reference_rois._sample_points(*ends, BINS, SAMPLES, True)
+            points = reference._sample_points(*ends, BINS, SAMPLES, True)
             made += [
                 _call("wholeCells", [box, stride], cells),
                 _call("misalignment", ["RoIPool", box, stride], off),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimaskrcnn.ops import reference, reference_rois, roi_align
+from minimaskrcnn.ops import reference, roi_align
 
 Cells = list[tuple[int, int]]
 LEVELS = [4.0, 8.0, 16.0, 32.0]
@@ -20,7 +20,7 @@ def bilinear(plane: Tensor, y: float, x: float) -> float:
 
 def points(start: float, end: float, stride: float, bins: int, samples: int) -> Tensor:
     """RoIAlign's sample points on one axis, aligned, of a box in pixels."""
-    rows = reference_rois._sample_points(start / stride - 0.5, end / stride - 0.5, bins, samples, True)
+    rows = reference._sample_points(start / stride - 0.5, end / stride - 0.5, bins, samples, True)
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -32,7 +32,7 @@ def align(feature: Tensor, box: Tensor, bins: int, stride: float, samples: int) 
 
 def pool_cells(start: float, end: float, stride: float, bins: int, extent: int) -> Cells:
     """RoIPool's cells of each bin on one axis, as (first, one past the last)."""
-    cells = reference_rois._cells_of_bins(np.float64(start / stride), np.float64(end / stride), bins, extent)
+    cells = reference._cells_of_bins(np.float64(start / stride), np.float64(end / stride), bins, extent)
     return [(bin_cells.start, bin_cells.stop) for bin_cells in cells]
 
 
