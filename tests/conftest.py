@@ -66,6 +66,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     $SKIPPED names a file that carries the counts from one pytest process to the next, so that the last of `make
     test`'s three says it for all of them.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     skipped = terminalreporter.stats.get("skipped", [])
     counts = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     log = os.environ.get("SKIPPED")

@@ -15,8 +15,6 @@ PACKAGES = {
 }
 # One meaning on purpose: every command has a `main`.
 SHARED_NAMES = {"main"}
-# Not mended yet.
-TWO_MEANINGS = {"unpack"}
 
 Graph = dict[str, set[str]]
 
@@ -106,7 +104,7 @@ def test_a_public_name_has_one_meaning():
     places = modules_by_public_name()
     assert len(places) > 300
     twice = {name for name, where in places.items() if len(where) > 1} - SHARED_NAMES
-    assert twice <= TWO_MEANINGS, {name: places[name] for name in twice - TWO_MEANINGS}
+    assert not twice, {name: places[name] for name in twice}
 
 
 def test_no_two_public_classes_differ_only_in_case():

@@ -68,20 +68,25 @@ def known_to(
     return Known(index_of, sizes, {category.id for category in categories}, image_ids or {})
 
 
-def read_json(file: Path) -> Entry:
-    """The object in an annotation file.  FileNotFoundError without the file; ValueError for no JSON, or no object."""
+def load_json(file: Path, kind: str) -> Any:
+    """What is in a JSON file, a `kind` of file.  FileNotFoundError without it; ValueError for what is no JSON."""
     if file.exists() and not file.is_file():  # a pipe could be read forever
         raise ValueError(f"{file}: not a file")
     try:
-        content = json.loads(file.read_bytes())
+        return json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such annotation file") from None
+        raise FileNotFoundError(f"{file}: no such {kind}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not JSON in UTF-8: {error}") from None
     except ValueError as error:
         raise ValueError(f"{file}: not JSON: {error}") from None
     except RecursionError:
         raise ValueError(f"{file}: nested too deeply to be read") from None
+
+
+def read_json(file: Path) -> Entry:
+    """The object in an annotation file.  FileNotFoundError without the file; ValueError for no JSON, or no object."""
+    content = load_json(file, "annotation file")
     if not isinstance(content, dict):
         raise ValueError(
             f"{file}: expected an object with images, annotations and categories, got {short(content)}"

@@ -87,7 +87,7 @@ def pack(sample: Sample) -> PackedSample:
     return PackedSample(image, target, np.packbits(masks), masks.shape)
 
 
-def unpack(packed: PackedSample) -> Sample:
+def unpack_sample(packed: PackedSample) -> Sample:
     """The sample that was packed, in new memory."""
     target: Any = {
         key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
@@ -108,7 +108,7 @@ class CachedDataset(CocoDataset):
         self._packed = [pack(source[index]) for index in range(len(source))]
 
     def __getitem__(self, index: int) -> Sample:
-        return unpack(self._packed[range(len(self))[index]])
+        return unpack_sample(self._packed[range(len(self))[index]])
 
     def subset(self, indices: Sequence[int]) -> "CachedDataset":
         """The same data set with only these pictures, in this order."""
@@ -151,7 +151,7 @@ class BatchLoader:
             for item in batch:
                 if isinstance(item, Exception):
                     raise item
-            samples = [unpack(item) if isinstance(item, PackedSample) else item for item in batch]
+            samples = [unpack_sample(item) if isinstance(item, PackedSample) else item for item in batch]
             yield [sample.image for sample in samples], [sample.target for sample in samples]
 
 
