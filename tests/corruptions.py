@@ -27,7 +27,7 @@ from PIL import Image, features
 from minimaskrcnn.data.check import check_folder
 from minimaskrcnn.data.coco import CocoDataset, open_coco
 from minimaskrcnn.data.commands import describe_skipped, find_pictures, require_trainable
-from minimaskrcnn.data.loader import pack, training_batches, unpack
+from minimaskrcnn.data.loader import pack, training_batches, unpack_sample
 from minimaskrcnn.data.transforms import AugmentConfig
 from minimaskrcnn.engine.evaluate import coco_metrics
 from minimaskrcnn.engine.train import TrainConfig, training_step
@@ -376,7 +376,7 @@ def _model(num_classes: int, masks: bool, people: bool) -> MaskRCNN:
 
 def _valid_sample(dataset: CocoDataset, index: int) -> Any:
     sample = dataset[index]
-    image, target = unpack(pack(sample))
+    image, target = unpack_sample(pack(sample))
     height, width = image.shape[1:]
     boxes, count = target["boxes"], len(target["boxes"])
     assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1

@@ -356,9 +356,10 @@ def grid_anchors(
         )
     levels = []
     for (rows, columns), stride, sizes in zip(grid_sizes, strides, config.sizes):
-        step_y, step_x = stride, stride
+        step_y = step_x = stride
         if config.stride_from_grid:
-            step_y, step_x = padded_size[0] // rows, padded_size[1] // columns
+            step_y = padded_size[0] // rows
+            step_x = padded_size[1] // columns
         base = cell_anchors(sizes, config.aspect_ratios, config.round_corners).to(like)
         y = torch.arange(rows, device=like.device).to(like.dtype) * step_y
         x = torch.arange(columns, device=like.device).to(like.dtype) * step_x
