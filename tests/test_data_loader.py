@@ -23,7 +23,7 @@ from minimaskrcnn.data.loader import (
     make_loader,
     pack,
     training_batches,
-    unpack,
+    unpack_sample,
 )
 from minimaskrcnn.data.transforms import AugmentConfig, Sample
 
@@ -240,7 +240,7 @@ def test_packing_loses_nothing(seed, height, width, objects, eight_bits, with_ma
     sample = Sample(torch.tensor(image), target)
     packed = pack(sample)
     assert packed.image.dtype == (np.uint8 if eight_bits else np.float32)
-    assert_same_sample(unpack(packed), sample)
+    assert_same_sample(unpack_sample(packed), sample)
 
 
 def test_cached_samples_are_the_same_and_nobody_elses(dataset):
