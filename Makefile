@@ -14,6 +14,7 @@ OUT    ?= runs/demo$(if $(FAST),-quick)
 TORCH_INDEX ?= $(shell cat $(VENV)/.torch_index 2> /dev/null)
 # Two processes: each wants a core and up to 2 GB.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+HOOKED := not slow and not unhooked and not aot and not lessons
 
 BENCHES := bench-ops bench-model bench-kernels bench-demo
 .PHONY: demo test test-broken test-slow lint clean $(BENCHES) lessons lessons-build lessons-execute book lessons-check
@@ -26,22 +27,21 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	@rm -f $(VENV)/skipped
-	SKIPPED=$(VENV)/skipped $(PYTEST) -m "not slow and not unhooked and not aot and not lessons"
+	SKIPPED=$(VENV)/skipped $(PYTEST) -m "$(HOOKED)"
 	SKIPPED=$(VENV)/skipped JAXTYPING_DISABLE=1 $(PYTEST) -m "unhooked and not slow"
 	SKIPPED=$(VENV)/skipped TRITON_INTERPRET=0 $(PYTEST) -m "aot and not slow"
 
 # An optional package that is there and does not import costs only the tests that need it: torchvision raises RuntimeError
-# beside a torch that it was not built for.
-BROKEN := torchvision triton matplotlib anywidget
+# beside a torch that it was not built for.  $(1) is the package, $(2) what it raises, $(3) the tests that touch it.
+define beside_broken
+	@mkdir -p $(VENV)/broken/$(1)/$(1)
+	@echo "raise $(2)('$(1) was built for something else')" > $(VENV)/broken/$(1)/$(1)/__init__.py
+	PYTHONPATH=$(CURDIR)/$(VENV)/broken/$(1) $(PYTEST) -m "$(HOOKED)" -k "$(3)"
+endef
 test-broken: $(VENV)/.dev
-	for package in $(BROKEN); do \
-	    stub=$(CURDIR)/$(VENV)/broken/$$package; \
-	    mkdir -p $$stub/$$package; \
-	    if [ $$package = torchvision ]; then error=RuntimeError; else error=ImportError; fi; \
-	    echo "raise $$error('$$package was built for something else')" > $$stub/$$package/__init__.py; \
-	    PYTHONPATH=$$stub $(PYTEST) -m "not slow and not lessons" -k "$(TOUCHING)" || exit 1; \
-	done
-TOUCHING := torchvision or parity or bench or matplotlib or curve or figure or aot or explorers
+	$(call beside_broken,torchvision,RuntimeError,torchvision or parity or bench)
+	$(call beside_broken,triton,ImportError,kernels or backend)
+	$(call beside_broken,matplotlib,ImportError,draw or curve or figure or checking)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "slow and not unhooked and not aot"

@@ -11,6 +11,7 @@ import torch
 from devices import DEVICE
 from kernel_cases import Case, Goal, Sizes
 from kernel_table import Measured, Row
+from optional import need, need_kernels
 from parity import torchvision
 from test_bench import rows as cells_of
 
@@ -77,6 +78,7 @@ def test_every_row_is_checked_and_timed():
 
 
 def test_the_pasting_kernel_passes_the_check():
+    need_kernels()
     for row in gpu_kernels.rows(DEVICE, TINY, Clock(), only="paste_masks", copied=1000):
         assert not row.refused and isinstance(row.ours, Measured)
 
@@ -286,6 +288,7 @@ def test_the_full_sizes_carry_the_promises():
 
 
 def test_the_table_is_printed_and_written(monkeypatch, tmp_path, capsys):
+    need("triton")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     case = Case(name="x", inputs=lambda random: (), ours=lambda backend, inputs: ())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from optional import need
 
+need("matplotlib")
 need("nbclient")
 need("IPython")
 

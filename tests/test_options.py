@@ -18,7 +18,7 @@ def configurations() -> list[type]:
     found = set()
     for module in pkgutil.walk_packages(minimaskrcnn.__path__, "minimaskrcnn."):
         # Running the command line, and what needs triton.
-        if module.name not in ("minimaskrcnn.__main__", "minimaskrcnn.ops.triton_rois"):
+        if module.name not in ("minimaskrcnn.__main__", "minimaskrcnn.ops.roi_align_triton"):
             values = vars(importlib.import_module(module.name)).values()
             found |= {value for value in values if is_configuration(value)}
     return sorted(found, key=lambda kind: kind.__name__)
